@@ -1,0 +1,3 @@
+//! The suite that shows which session stores lose updates.
+
+pub mod servers;

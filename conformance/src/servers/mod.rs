@@ -1,0 +1,157 @@
+//! Private servers: started by a test on a free port and in a temporary directory, stopped by process id.
+//!
+//! Nothing of the user's is touched: no configuration file is read, no known port is used, and no process is ever
+//! looked up by name. Each server is one file beside this one.
+//!
+//! ```no_run
+//! use session_conformance::servers::{Process, free_port};
+//! use std::process::Command;
+//!
+//! let port = free_port()?;
+//! let server = Process::spawn(Command::new("redis-server").args(["--save", "", "--port", &port.to_string()]))?;
+//! server.pause()?; // SIGSTOP: it hangs, as a server does on a bad day
+//! server.resume()?;
+//! drop(server); // SIGKILL, then waited for
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod proxy;
+
+pub use proxy::{Proxy, Traffic};
+
+use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fmt::Debug,
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// What a fault scenario does to a server. Implemented beside each private server; a user's own has none.
+#[async_trait]
+pub trait ServerControl: Debug + Send + Sync {
+    /// Kills it without warning and starts it again on the same address and the same data; returns when it answers.
+    async fn restart(&self) -> io::Result<()>;
+
+    /// Makes it hang: connections stay open, nothing is answered.
+    async fn pause(&self) -> io::Result<()>;
+
+    /// Ends the pause.
+    async fn resume(&self) -> io::Result<()>;
+
+    /// Cuts all connections of its clients at once; new ones are accepted.
+    async fn cut(&self) -> io::Result<()>;
+}
+
+/// A child process that does not outlive its owner.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pid: Pid,
+}
+
+impl Process {
+    /// Starts it, without standard input.
+    ///
+    /// # Errors
+    /// When the program is missing or cannot be started.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn()?;
+        Ok(Self { pid: Pid::from_child(&child), child })
+    }
+
+    /// Stops it where it is (SIGSTOP).
+    ///
+    /// # Errors
+    /// When it is no longer there.
+    pub fn pause(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid, Signal::STOP)?)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it is no longer there.
+    pub fn resume(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid, Signal::CONT)?)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it without warning (SIGKILL, also when it is stopped) and waits until it is gone.
+    pub fn kill(&mut self) {
+        // Both fail only when it is gone already, which is what is wanted.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port of the loopback interface that nobody listens on. Another process may take it in the meantime: who starts a
+/// server on it tries again with another one when it ends at once.
+///
+/// # Errors
+/// When the operating system has none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Where a program is: in `PATH`, or in one of the directories where Debian keeps servers.
+#[must_use]
+pub fn find_program(name: &str, further: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(usual)
+        .chain(further.iter().cloned())
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+/// Asks `ready` every few milliseconds until it says yes, the process ends or `patience` is over.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] or [`io::ErrorKind::BrokenPipe`] (it ended), saying which program.
+pub async fn until_ready<F>(
+    process: &mut Process,
+    program: &str,
+    patience: Duration,
+    mut ready: F,
+) -> io::Result<()>
+where
+    F: AsyncFnMut() -> bool,
+{
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        if ready().await {
+            return Ok(());
+        }
+        if process.has_ended() {
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                format!("{program} ended before it answered"),
+            ));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{program} does not answer")));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
