@@ -155,6 +155,10 @@ impl Judgement {
         self.broken
     }
 
+    pub(crate) const fn is_decided(&self) -> bool {
+        self.verdict.is_some()
+    }
+
     /// The verdict on this strategy; `convictor` says whether the scenario names it as the one that must lose.
     #[must_use]
     pub fn verdict(&self, strategy: Strategy, convictor: bool) -> Verdict {

@@ -35,8 +35,6 @@ struct State {
     arrived: BTreeMap<String, usize>,
     signals: BTreeMap<String, Value>,
     killed: usize,
-    /// Why nobody needs to wait any longer.
-    ended: Option<Trouble>,
 }
 
 impl Hub {
@@ -78,18 +76,6 @@ impl Hub {
         self.state.send_modify(|state| state.killed += tasks);
     }
 
-    /// Wakes everybody: the cell has failed, and this is why. The first reason stays.
-    pub(crate) fn end(&self, why: Trouble) {
-        self.state.send_modify(|state| {
-            state.ended.get_or_insert(why);
-        });
-    }
-
-    /// Why it ended, if it did.
-    pub(crate) fn ended(&self) -> Option<Trouble> {
-        self.state.borrow().ended.clone()
-    }
-
     pub(crate) fn signals(&self) -> BTreeMap<String, Value> {
         self.state.borrow().signals.clone()
     }
@@ -120,9 +106,6 @@ impl Hub {
                 let state = states.borrow_and_update();
                 if let Some(found) = found(&state) {
                     return Ok(found);
-                }
-                if let Some(why) = &state.ended {
-                    return Err(why.clone());
                 }
             }
             if states.changed().await.is_err() {

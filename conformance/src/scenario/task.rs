@@ -173,7 +173,7 @@ impl<N: Serialize + Send> Task<N> {
     /// Waits until every living task has come here. A name serves once.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn barrier(&self, name: impl Into<String> + Send) -> Trial {
         self.ask(Request::Barrier { name: name.into(), of: None, within_ms: None }).await.map(drop)
     }
@@ -181,7 +181,7 @@ impl<N: Serialize + Send> Task<N> {
     /// Waits until `of` tasks have come here, at most for `limit`. Whether it opened.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn barrier_of(&self, name: impl Into<String> + Send, of: usize, limit: Duration) -> Trial<bool> {
         let within_ms = Some(millis(limit));
         let opened = self.ask(Request::Barrier { name: name.into(), of: Some(of), within_ms }).await?;
@@ -191,7 +191,7 @@ impl<N: Serialize + Send> Task<N> {
     /// Tells every task, now and later; the judge can read it, too. A name is given once: the first value stays.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn signal(&self, name: impl Into<String> + Send, value: impl Into<Value> + Send) -> Trial {
         self.ask(Request::Signal { name: name.into(), value: value.into() }).await.map(drop)
     }
@@ -199,7 +199,7 @@ impl<N: Serialize + Send> Task<N> {
     /// Waits for a signal and gives its value.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn wait(&self, name: impl Into<String> + Send) -> Trial<Value> {
         self.ask(Request::Wait { name: name.into(), within_ms: None }).await
     }
@@ -207,7 +207,7 @@ impl<N: Serialize + Send> Task<N> {
     /// Waits for a signal at most for `limit`; null when it did not come.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn wait_at_most(&self, name: impl Into<String> + Send, limit: Duration) -> Trial<Value> {
         self.ask(Request::Wait { name: name.into(), within_ms: Some(millis(limit)) }).await
     }
@@ -216,7 +216,7 @@ impl<N: Serialize + Send> Task<N> {
     /// `paused/RANK`. Returns after it was continued.
     ///
     /// # Errors
-    /// When this is not a process of its own ([`Need::Processes`](super::Need::Processes)), or the cell has failed elsewhere.
+    /// When this is not a process of its own ([`Need::Processes`](super::Need::Processes)), or the parent is gone.
     pub async fn pause_until(&self, signal: impl Into<String> + Send) -> Trial {
         self.ask(Request::PauseUntil { rank: self.rank(), signal: signal.into() }).await.map(drop)
     }
@@ -299,7 +299,7 @@ impl<'a, N: Serialize + Send> Turns<'a, N> {
     /// The next operation, or `None` at the end.
     ///
     /// # Errors
-    /// When the cell has failed elsewhere.
+    /// When the parent is gone.
     pub async fn next(&mut self) -> Trial<Option<Turn<'a>>> {
         while let Some(batch) = self.batches.get(self.batch) {
             let number = match self.next {

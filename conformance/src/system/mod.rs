@@ -4,7 +4,7 @@
 //! system over HTTP, which is then judged by the same scenarios.
 //!
 //! ```
-//! use session_conformance::system::{Change, System, Systems, Settings};
+//! use session_conformance::system::{Change, Settings, Systems, values};
 //! use session_conformance::Strategy;
 //! use session_core::MemoryStore;
 //! use std::sync::Arc;
@@ -12,11 +12,11 @@
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let systems = Systems::new(Arc::new(MemoryStore::default()), Settings::DEFAULT)?;
 //! let blind = systems.of(Strategy::Blind);
-//! let id = blind.create(&[("visits".to_owned(), 1.into())].into()).await?;
-//! let mut session = blind.open(&id).await?.ok_or("just made")?;
+//! let id = blind.create(&values([("visits", 1.into())])).await?;
+//! let mut session = blind.request(&id).await?;
 //! session.change("visits", Change::Add(1)).await?;
 //! session.commit().await?;
-//! assert_eq!(blind.read(&id).await?.ok_or("still there")?["visits"], 2);
+//! assert_eq!(blind.number(&id, "visits").await?, 2);
 //! # Ok(()) }
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -34,7 +34,7 @@ use control::Control;
 use product::Product;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use session_core::{Access, LockingStore, OnBusy, Result, SessionId, Sessions, StorageKey};
+use session_core::{Access, Error, ErrorKind, LockingStore, OnBusy, Result, SessionId, Sessions, StorageKey};
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 /// What a session holds.
@@ -105,6 +105,31 @@ pub trait System: Debug + Send + Sync {
     /// # Errors
     /// As the system's store; `Unsupported` where there is no index of users.
     async fn revoke_all(&self, user: &str) -> Result<usize>;
+}
+
+impl dyn System {
+    /// Opens a session that must be there.
+    ///
+    /// # Errors
+    /// `Gone` when it is not; as [`System::open`].
+    pub async fn request(&self, id: &Id) -> Result<Box<dyn OpenSession>> {
+        self.open(id).await?.ok_or_else(|| Error::new(ErrorKind::Gone, "open"))
+    }
+
+    /// One number as it is stored; zero when it is not there.
+    ///
+    /// # Errors
+    /// As [`System::read`].
+    pub async fn number(&self, id: &Id, name: &str) -> Result<u64> {
+        let values = self.read(id).await?.unwrap_or_default();
+        Ok(values.get(name).and_then(Value::as_u64).unwrap_or_default())
+    }
+}
+
+/// Values from names and whatever JSON can be made of.
+#[must_use]
+pub fn values<const N: usize>(values: [(&str, Value); N]) -> Values {
+    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// A change of one value that needs no answer, and so can be made again on fresh data.

@@ -56,7 +56,7 @@ impl System for Product {
         let Some(id) = id.session_id() else { return Ok(None) };
         let Some(snapshot) = self.sessions.read(&id).await? else { return Ok(None) };
         let mut values = Values::new();
-        for name in snapshot.names()? {
+        for name in snapshot.names() {
             if let Some(value) = snapshot.get(key(&name))? {
                 values.insert(name, value);
             }
