@@ -331,6 +331,7 @@ impl Writer<'_> {
             return Err(gone());
         };
         (self.hold, self.turn) = (None, None); // both are of the old id
+        self.rotate = false; // it has happened: a second new id would leave the winner's client with a dead one
         self.key = successor.storage_key();
         self.id = successor;
         match self.core.store.load(&self.key).await? {

@@ -46,6 +46,9 @@ pub enum Access {
     /// request was shown must come out the same.
     Write,
     /// The lock first, for side effects that must not happen twice at once. Never replayed: a refusal is returned.
+    ///
+    /// A request that holds the lock and opens the same session again, or commits to it through another handle, waits for
+    /// itself until `lock_wait` is over: [`ErrorKind::Busy`].
     Exclusive,
 }
 
