@@ -227,7 +227,7 @@ impl Writer<'_> {
         }
     }
 
-    async fn prepare(&self) -> Result<Prepared> {
+    async fn prepare(&mut self) -> Result<Prepared> {
         let commits = self.base.live.commits.and(self.commit);
         let principal = self.principal.or(self.base.principal);
         let deadline = self.base.live.deadline;

@@ -321,3 +321,28 @@ impl Snapshot {
         self.ttl
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStore;
+
+    #[test]
+    fn every_future_can_move_between_threads() -> Result<()> {
+        fn send(_: &impl Send) {}
+        let sessions = Sessions::builder(MemoryStore::default()).build()?;
+        let (session, id) = (sessions.create(), SessionId::random(&crate::SystemRandom)?);
+        send(&sessions.open(&id, Access::Exclusive));
+        send(&sessions.read(&id));
+        send(&sessions.update(&id, |_| Ok(())));
+        send(&sessions.exclusive(&id, async |_| Ok(())));
+        send(&sessions.destroy(&id));
+        send(&sessions.revoke(&id.storage_key()));
+        send(&sessions.for_principal("user"));
+        send(&sessions.revoke_all("user"));
+        send(&sessions.sweep(1));
+        send(&session.commit());
+        send(&session.upgrade(Access::Exclusive));
+        Ok(())
+    }
+}
