@@ -51,8 +51,7 @@ async fn try_run(
                 let Terms { strategy, ops, tasks, processes, seed } = terms;
                 let scenario = scenario.name().to_owned();
                 let plan = plan.clone();
-                let job =
-                    Job { scenario, address, strategy, ops, tasks, processes, seed, plan, process: 0 };
+                let job = Job { scenario, address, strategy, ops, tasks, processes, seed, plan, process: 0 };
                 worker::work(program, &job, Arc::clone(&hub)).await
             }
             _ => here(scenario, &lab, plan.clone(), &hub).await,
@@ -91,12 +90,7 @@ async fn caught<T: Send + 'static>(run: impl Future<Output = Trial<T>> + Send + 
 }
 
 /// The tasks of one process, in this one.
-async fn here(
-    scenario: &'static Scenario,
-    lab: &Lab,
-    plan: Value,
-    hub: &Arc<Hub>,
-) -> Trial<Findings<Value>> {
+async fn here(scenario: &'static Scenario, lab: &Lab, plan: Value, hub: &Arc<Hub>) -> Trial<Findings<Value>> {
     let mut working = JoinSet::new();
     let mut ranks = std::collections::HashMap::new();
     for rank in 0..lab.terms.ranks() {
@@ -137,7 +131,8 @@ impl Overlap {
         let Self { all, overlapping } = self;
         let needed = (*all as u64 * scenario.overlap).div_ceil(100);
         if (*overlapping as u64) < needed {
-            let why = format!("only {overlapping} of {all} operations overlapped another task's, {needed} needed");
+            let why =
+                format!("only {overlapping} of {all} operations overlapped another task's, {needed} needed");
             return judgement.unproven(why);
         }
         if *all > 0 && judgement.acknowledged == 0 {

@@ -3,7 +3,7 @@
 use crate::{
     Cell, Instance, Judgement, Report, Strategy, Verdict,
     cell::{self, missing},
-    report::Header,
+    report::RunSettings,
     scenario::{Need, Scenario, Terms},
     scenarios,
     worker::Program,
@@ -171,9 +171,10 @@ impl Suite {
 
     /// Runs every cell, one after the other.
     pub async fn run(&self) -> Report {
-        let mut report = Report::new(Header::new(self.seed, self.ops, self.tasks, self.processes));
+        let mut report = Report::new(self.seed, RunSettings::new(self.ops, self.tasks, self.processes));
         for planned in self.cells() {
-            let mut cell = Cell::new(&self.backend, planned.strategy, planned.scenario, planned.terms.processes);
+            let mut cell =
+                Cell::new(&self.backend, planned.strategy, planned.scenario, planned.terms.processes);
             (self.watch)(Progress::Begins(&cell));
             let started = Instant::now();
             let (verdict, judgement) = self.judge(&planned).await;
@@ -215,7 +216,8 @@ impl Suite {
     fn cells(&self) -> impl Iterator<Item = Planned> {
         scenarios::matching(&self.scenarios, self.further).flat_map(move |scenario| {
             let strategies = scenario.strategies.iter().copied();
-            let chosen = |strategy: &Strategy| self.strategies.is_empty() || self.strategies.contains(strategy);
+            let chosen =
+                |strategy: &Strategy| self.strategies.is_empty() || self.strategies.contains(strategy);
             strategies.filter(chosen).flat_map(move |strategy| {
                 self.processes_of(scenario).into_iter().map(move |(processes, without)| Planned {
                     scenario,
@@ -254,15 +256,19 @@ impl Suite {
         };
         let several = wanted.iter().any(|processes| *processes > 1);
         // Where it runs in several, the cell of one process would only say that it needs them.
-        let wanted =
-            wanted.into_iter().filter(|processes| *processes > 1 || !several || !scenario.needs_a(Need::Processes));
+        let wanted = wanted
+            .into_iter()
+            .filter(|processes| *processes > 1 || !several || !scenario.needs_a(Need::Processes));
         wanted.map(|processes| (processes, without(processes))).collect()
     }
 }
 
 impl fmt::Debug for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Suite").field("backend", &self.backend).field("seed", &self.seed).finish_non_exhaustive()
+        f.debug_struct("Suite")
+            .field("backend", &self.backend)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -277,5 +283,7 @@ struct Planned {
 /// The seed of a cell: of the run's and of the cell's name, so that it does not depend on what else was chosen (FNV-1a).
 fn seed_of(seed: u64, names: &[&str], processes: usize) -> u64 {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0])).chain([processes.to_le_bytes()[0]]);
-    bytes.fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -98,6 +98,10 @@ impl Judgement {
         Self { verdict: Some(Verdict::NotApplicable), ..Self::default() }.note(why)
     }
 
+    pub(crate) fn counted(acknowledged: u64, rejected: u64, unknown: u64) -> Self {
+        Self { acknowledged, rejected, unknown, ..Self::default() }
+    }
+
     /// The run proved nothing.
     pub fn unproven(mut self, why: impl Into<String>) -> Self {
         self.verdict = Some(Verdict::Unknown);

@@ -51,7 +51,8 @@ fn matrix(report: &Report) -> String {
                 .iter()
                 .map(|(backend, strategy)| place(&report.place(backend, *strategy, scenario)))
                 .collect();
-            let claim = scenarios::all().find(|known| known.name() == *scenario).map_or("", |known| known.claim());
+            let claim =
+                scenarios::all().find(|known| known.name() == *scenario).map_or("", |known| known.claim());
             format!("<tr><th>{}<small>{}</small></th>{places}</tr>\n", escape(scenario), escape(claim))
         })
         .collect();
@@ -75,7 +76,8 @@ fn evidence(report: &Report) -> String {
         .cells
         .iter()
         .map(|cell| {
-            let title = if cell.scenario.is_empty() { format!("{}: absent", cell.backend) } else { cell.line() };
+            let title =
+                if cell.scenario.is_empty() { format!("{}: absent", cell.backend) } else { cell.line() };
             format!(
                 "<section id=\"{}\"><h3>{}</h3><pre>{}</pre></section>\n",
                 anchor(cell),
@@ -88,7 +90,10 @@ fn evidence(report: &Report) -> String {
 }
 
 fn anchor(cell: &Cell) -> String {
-    escape(&format!("{}-{}-{}-{}", cell.backend, cell.strategy, cell.scenario, cell.processes).replace(['/', ' '], "-"))
+    escape(
+        &format!("{}-{}-{}-{}", cell.backend, cell.strategy, cell.scenario, cell.processes)
+            .replace(['/', ' '], "-"),
+    )
 }
 
 fn escape(text: &str) -> String {

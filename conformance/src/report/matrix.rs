@@ -2,7 +2,6 @@
 
 use super::{Cell, Report, summary};
 use crate::{Strategy, Verdict};
-use std::fmt::Write as _;
 
 const LEGEND: &str = "\
 pass     the claim held                 FAIL     it was broken: what was lost, of what was acknowledged
@@ -99,10 +98,9 @@ fn evidence(out: &mut String, report: &Report) {
     };
     for cell in report.cells.iter().filter(shown) {
         let line = if cell.scenario.is_empty() { format!("{}: absent", cell.backend) } else { cell.line() };
-        // Writing to a string does not fail.
-        drop(writeln!(out, "\n{line}"));
+        push_line(out, &format!("\n{line}"));
         for finding in cell.detail.lines() {
-            drop(writeln!(out, "    {finding}"));
+            push_line(out, &format!("    {finding}"));
         }
     }
 }

@@ -71,10 +71,11 @@ pub struct Cell {
     pub detail: String,
 }
 
-impl Header {
-    pub(crate) fn new(seed: u64, ops: u64, tasks: usize, processes: Option<usize>) -> Self {
-        let settings = RunSettings { ops, tasks, processes };
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), seed, settings, servers: BTreeMap::new() }
+impl RunSettings {
+    /// The size of a run.
+    #[must_use]
+    pub const fn new(ops: u64, tasks: usize, processes: Option<usize>) -> Self {
+        Self { ops, tasks, processes }
     }
 }
 
@@ -142,7 +143,8 @@ impl Cell {
     /// The same in one line, with everything that was counted.
     #[must_use]
     pub fn line(&self) -> String {
-        let Self { backend, strategy, scenario, processes, acknowledged, rejected, unknown, seconds, .. } = self;
+        let Self { backend, strategy, scenario, processes, acknowledged, rejected, unknown, seconds, .. } =
+            self;
         let plural = if *processes == 1 { "" } else { "es" };
         let mut line = format!(
             "{backend} {strategy} {scenario}, {processes} process{plural}: {} ({acknowledged} acknowledged",
@@ -159,8 +161,11 @@ impl Cell {
 }
 
 impl Report {
-    pub(crate) const fn new(header: Header) -> Self {
-        Self { header, cells: Vec::new() }
+    /// A report without cells.
+    #[must_use]
+    pub fn new(seed: u64, settings: RunSettings) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { header: Header { version, seed, settings, servers: BTreeMap::new() }, cells: Vec::new() }
     }
 
     /// Adds another backend's cells to this report.

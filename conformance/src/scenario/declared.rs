@@ -38,8 +38,12 @@ async fn no_fencing(lab: &Lab) -> Trial<&'static str> {
     let replaced = store.replace(&key, version, &put(b"after")).await?;
     let _freed_or_lost = store.release(&grant).await?;
     match replaced {
-        Replaced::Done(_) => Ok("no fencing, as declared: a write without the lock was accepted during a lease"),
-        other => Err(Trouble::wrong(format!("it declares no fencing, and yet a write during a lease: {other:?}"))),
+        Replaced::Done(_) => {
+            Ok("no fencing, as declared: a write without the lock was accepted during a lease")
+        }
+        other => {
+            Err(Trouble::wrong(format!("it declares no fencing, and yet a write during a lease: {other:?}")))
+        }
     }
 }
 

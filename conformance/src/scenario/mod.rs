@@ -187,6 +187,12 @@ impl Scenario {
         self.strategies
     }
 
+    /// The most operations of a cell, where there is such a limit.
+    #[must_use]
+    pub const fn most_operations(&self) -> Option<u64> {
+        self.cap
+    }
+
     pub(crate) fn needs_a(&self, need: Need) -> bool {
         self.needs.contains(&need)
     }

@@ -60,12 +60,7 @@ impl<N> Findings<N> {
     /// A judgement that has counted the operations and found nothing wrong yet.
     pub fn judgement(&self) -> crate::Judgement {
         let count = Count::of(&self.operations);
-        crate::Judgement {
-            acknowledged: count.acknowledged,
-            rejected: count.rejected,
-            unknown: count.unknown,
-            ..Default::default()
-        }
+        crate::Judgement::counted(count.acknowledged, count.rejected, count.unknown)
     }
 }
 
@@ -112,31 +107,35 @@ pub(crate) fn overlapping<N>(operations: &[Operation<N>]) -> usize {
     for operation in operations {
         sessions.entry(operation.session).or_default().push(operation);
     }
-    sessions.into_values().map(|mut session| {
-        session.sort_by_key(|operation| operation.start);
-        let mut overlaps = vec![false; session.len()];
-        // Of those begun so far: the one that ends last, and the one that ends last among the other tasks.
-        let (mut last, mut other): (Option<usize>, Option<usize>) = (None, None);
-        for now in 0..session.len() {
-            for earlier in [last, other].into_iter().flatten() {
-                if session[earlier].rank != session[now].rank && session[earlier].end > session[now].start {
-                    overlaps[earlier] = true;
-                    overlaps[now] = true;
+    sessions
+        .into_values()
+        .map(|mut session| {
+            session.sort_by_key(|operation| operation.start);
+            let mut overlaps = vec![false; session.len()];
+            // Of those begun so far: the one that ends last, and the one that ends last among the other tasks.
+            let (mut last, mut other): (Option<usize>, Option<usize>) = (None, None);
+            for now in 0..session.len() {
+                for earlier in [last, other].into_iter().flatten() {
+                    if session[earlier].rank != session[now].rank && session[earlier].end > session[now].start
+                    {
+                        overlaps[earlier] = true;
+                        overlaps[now] = true;
+                    }
+                }
+                let ends = |index: Option<usize>| index.map_or(0, |index| session[index].end);
+                let same = last.is_some_and(|last| session[last].rank == session[now].rank);
+                if session[now].end >= ends(last) {
+                    if !same {
+                        other = last;
+                    }
+                    last = Some(now);
+                } else if !same && session[now].end >= ends(other) {
+                    other = Some(now);
                 }
             }
-            let ends = |index: Option<usize>| index.map_or(0, |index| session[index].end);
-            let same = last.is_some_and(|last| session[last].rank == session[now].rank);
-            if session[now].end >= ends(last) {
-                if !same {
-                    other = last;
-                }
-                last = Some(now);
-            } else if !same && session[now].end >= ends(other) {
-                other = Some(now);
-            }
-        }
-        overlaps.into_iter().filter(|overlaps| *overlaps).count()
-    }).sum()
+            overlaps.into_iter().filter(|overlaps| *overlaps).count()
+        })
+        .sum()
 }
 
 #[cfg(test)]

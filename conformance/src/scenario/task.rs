@@ -182,7 +182,12 @@ impl<N: Serialize + Send> Task<N> {
     ///
     /// # Errors
     /// When the parent is gone.
-    pub async fn barrier_of(&self, name: impl Into<String> + Send, of: usize, limit: Duration) -> Trial<bool> {
+    pub async fn barrier_of(
+        &self,
+        name: impl Into<String> + Send,
+        of: usize,
+        limit: Duration,
+    ) -> Trial<bool> {
         let within_ms = Some(millis(limit));
         let opened = self.ask(Request::Barrier { name: name.into(), of: Some(of), within_ms }).await?;
         Ok(opened == Value::Bool(true))

@@ -64,8 +64,11 @@ impl Script for OneHolderAtATime {
     async fn judge(_: &Lab, plan: &Vec<Batch>, found: &Findings<(u64, u64)>) -> Trial<Judgement> {
         let mut judgement = found.judgement();
         for session in 0..plan.len() {
-            let mut held: Vec<_> =
-                found.of_session(session).filter(|one| one.outcome.is_ok()).map(|one| (one.note, one.rank)).collect();
+            let mut held: Vec<_> = found
+                .of_session(session)
+                .filter(|one| one.outcome.is_ok())
+                .map(|one| (one.note, one.rank))
+                .collect();
             held.sort_unstable();
             for pair in held.windows(2) {
                 let [((_, left), first), ((entered, _), second)] = pair else { continue };

@@ -40,9 +40,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((before, rest)) => text.strip_prefix(before).is_some_and(|text| {
-            (0..=text.len())
-                .filter(|at| text.is_char_boundary(*at))
-                .any(|at| matches(rest, &text[at..]))
+            (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| matches(rest, &text[at..]))
         }),
     }
 }

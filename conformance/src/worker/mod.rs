@@ -84,10 +84,7 @@ where
 }
 
 /// The same, with further scenarios: those of [`Suite::also`](crate::Suite::also).
-pub async fn serve_with<F>(
-    further: &'static [Scenario],
-    connect: impl Fn(String) -> F + Send + Sync,
-) -> !
+pub async fn serve_with<F>(further: &'static [Scenario], connect: impl Fn(String) -> F + Send + Sync) -> !
 where
     F: Future<Output = Result<Arc<dyn LockingStore>>> + Send,
 {
@@ -153,8 +150,7 @@ pub(crate) fn panicked(rank: usize, error: tokio::task::JoinError) -> Trouble {
 /// rest, on every system.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
-    if let Err(error) =
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
     {
         eprintln!("this worker may outlive its parent while it is stopped: {error}");
     }
