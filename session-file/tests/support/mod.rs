@@ -7,7 +7,7 @@ pub mod verbs;
 use bytes::Bytes;
 use session_core::{
     Acquired, Clock, Grant, Inserted, Put, Replaced, SessionId, SessionLock as _, SessionStore as _,
-    StorageKey, SystemRandom, Token, Version,
+    StorageKey, SystemClock, SystemRandom, Token, Version,
 };
 use session_file::{FileConfig, FileStore};
 use std::{
@@ -32,6 +32,11 @@ pub struct Manual(Arc<AtomicU64>);
 impl Manual {
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_700_000_000_000_000_000)))
+    }
+
+    /// From the time of day on, which other processes see.
+    pub fn now() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::try_from(SystemClock.now().as_nanos()).unwrap())))
     }
 
     pub fn advance(&self, by: Duration) {
