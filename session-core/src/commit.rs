@@ -57,7 +57,7 @@ impl Core {
         };
         let key = id.storage_key();
         if destroy {
-            self.destroy(key, hold).await?;
+            self.destroy_opened(key, hold).await?;
             return Ok(Committed { id: Some(id), record: Arc::new(Record::new(record.codec)) });
         }
         if !rotate && record == base.live.record && principal.is_none_or(|new| base.principal == Some(new)) {

@@ -216,19 +216,21 @@ impl Core {
         }
     }
 
-    /// Removes a session, and the one that it was rotated into, and so on. Whether there was one.
+    /// Removes a session under the key that its request has seen it under, or what it was rotated into. Whether there was one.
+    ///
+    /// # Errors
+    /// As for [`destroy`](Self::destroy).
+    pub(crate) async fn destroy_opened(&self, key: StorageKey, hold: Option<Hold>) -> Result<bool> {
+        Walk { core: self, key, hold, live: true, passed: Vec::new(), cut: false }.destroy().await
+    }
+
+    /// Removes the session that this key leads to, from its end: the tombstones stand until it is gone, so that a destroy
+    /// that was cut can be repeated. Whether there was one.
     ///
     /// # Errors
     /// [`Effect::Unknown`] when a reply was lost and the record is gone now: it may have named a successor.
-    pub(crate) async fn destroy(&self, mut key: StorageKey, mut hold: Option<Hold>) -> Result<bool> {
-        for _ in 0..MAX_HOPS {
-            let Deleted::Removed(stored) = self.delete(&key, hold.take()).await? else { return Ok(false) };
-            match self.decode(stored).await? {
-                Found::Live(_) => return Ok(true),
-                Found::Tombstone(_, tombstone) => key = tombstone.successor,
-            }
-        }
-        Err(Error::new(ErrorKind::TooLarge, "destroy").with_context(format!("{MAX_HOPS} rotations in a row")))
+    pub(crate) async fn destroy(&self, key: StorageKey) -> Result<bool> {
+        Walk { core: self, key, hold: None, live: false, passed: Vec::new(), cut: false }.destroy().await
     }
 
     async fn delete(&self, key: &StorageKey, hold: Option<Hold>) -> Result<Deleted> {
@@ -258,6 +260,8 @@ impl Core {
                     telemetry::looked_up();
                     sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
                 }
+                // An earlier copy may still be under way, whatever became of this one.
+                Err(error) if lost_replies > 0 => return Err(error.with_effect(Effect::Unknown)),
                 Err(error) => return Err(error),
             }
         }
@@ -265,6 +269,61 @@ impl Core {
 
     pub(crate) fn commit_id(&self) -> Result<[u8; 8]> {
         draw(&*self.random)
+    }
+}
+
+/// The way from a key to the living session that it leads to, which is to be removed.
+struct Walk<'a> {
+    core: &'a Core,
+    key: StorageKey,
+    hold: Option<Hold>,
+    /// Whether there was a session under `key` a moment ago.
+    live: bool,
+    /// The tombstones behind.
+    passed: Vec<StorageKey>,
+    /// One of them was removed by accident: a rotation had won by a moment. From there on nobody else finds the way.
+    cut: bool,
+}
+
+impl Walk<'_> {
+    async fn destroy(mut self) -> Result<bool> {
+        match self.walk().await {
+            Err(error) if self.cut => Err(error.with_effect(Effect::Unknown)),
+            Ok(true) => {
+                for tombstone in self.passed.iter().rev() {
+                    if let Err(error) = self.core.store.delete(tombstone).await {
+                        tracing::debug!(%error, "a tombstone that leads nowhere ends with its time");
+                    }
+                }
+                Ok(true)
+            }
+            done => done,
+        }
+    }
+
+    async fn walk(&mut self) -> Result<bool> {
+        for _ in 0..2 * MAX_HOPS {
+            let stored = if self.live {
+                let deleted = self.core.delete(&self.key, self.hold.take()).await?;
+                let Deleted::Removed(stored) = deleted else { return Ok(false) };
+                stored
+            } else {
+                let Some(stored) = self.core.store.load(&self.key).await? else { return Ok(false) };
+                stored
+            };
+            match self.core.decode(stored).await? {
+                Found::Live(_) if self.live => return Ok(true),
+                Found::Live(_) => self.live = true,
+                Found::Tombstone(_, tombstone) => {
+                    match self.live {
+                        true => self.cut = true,
+                        false => self.passed.push(self.key),
+                    }
+                    (self.key, self.live) = (tombstone.successor, false);
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::TooLarge, "destroy").with_context(format!("{MAX_HOPS} rotations in a row")))
     }
 }
 

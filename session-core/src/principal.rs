@@ -54,7 +54,7 @@ impl Core {
 
     async fn revoke_if(&self, key: StorageKey, principal: &PrincipalKey) -> Result<bool> {
         match self.living_successor(key, principal).await? {
-            Some((key, _)) => self.destroy(key, None).await,
+            Some((key, _)) => self.destroy_opened(key, None).await,
             None => Ok(false),
         }
     }
