@@ -148,7 +148,8 @@ impl Writer<'_> {
                     telemetry::conflict();
                 }
                 self.withdraw().await;
-                Err(error)
+                // What failed without a reply was a look, a lock or a copy that nobody knows: the session is as it was.
+                Err(error.with_effect(Effect::None))
             }
         }
     }
@@ -334,7 +335,7 @@ impl Writer<'_> {
         self.rotate = false; // it has happened: a second new id would leave the winner's client with a dead one
         self.key = successor.storage_key();
         self.id = successor;
-        match self.core.store.load(&self.key).await? {
+        match self.core.load(&self.key).await? {
             Some(stored) => self.core.decode(stored).await,
             None => Err(gone()),
         }
@@ -368,7 +369,10 @@ impl Writer<'_> {
 
     async fn take_lock(&mut self) -> Result<Stored> {
         self.turn = None;
-        let (hold, stored) = self.core.lock(&self.key).await?.ok_or_else(gone)?;
+        let Some((hold, stored)) = self.core.lock(&self.key).await? else {
+            self.uncertain = false; // whatever is under way finds nothing to replace
+            return Err(gone());
+        };
         self.hold = Some(hold);
         Ok(stored)
     }

@@ -60,6 +60,12 @@ impl Found {
 }
 
 impl Core {
+    /// # Errors
+    /// The store's, without effect: looking changes nothing, and whoever is told so may look again.
+    pub(crate) async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
+        self.store.load(key).await.map_err(|error| error.with_effect(Effect::None))
+    }
+
     pub(crate) async fn decode(&self, stored: Stored) -> Result<Found> {
         telemetry::loaded(stored.data.len());
         let Stored { version, data, ttl, principal } = stored;
@@ -78,7 +84,7 @@ impl Core {
     pub(crate) async fn find(&self, id: &SessionId) -> Result<Option<(SessionId, Base)>> {
         let mut id = id.clone();
         for _ in 0..MAX_HOPS {
-            let Some(stored) = self.store.load(&id.storage_key()).await? else { return Ok(None) };
+            let Some(stored) = self.load(&id.storage_key()).await? else { return Ok(None) };
             match self.decode(stored).await? {
                 Found::Live(base) => return Ok((!self.is_over(&base)).then_some((id, base))),
                 Found::Tombstone(_, tombstone) => match tombstone.follow(&id, self.clock.now())? {
@@ -149,7 +155,8 @@ impl Core {
                     telemetry::looked_up();
                     Duration::MAX
                 }
-                Err(error) => return Err(error),
+                // The session is as it was; what may have been granted is released.
+                Err(error) => return Err(error.with_effect(Effect::None)),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -211,6 +218,7 @@ impl Core {
                     lost_replies += 1;
                     sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
                 }
+                Err(error) if lost_replies > 0 => return Err(error.with_effect(Effect::Unknown)),
                 Err(error) => return Err(error),
             }
         }
@@ -308,7 +316,7 @@ impl Walk<'_> {
                 let Deleted::Removed(stored) = deleted else { return Ok(false) };
                 stored
             } else {
-                let Some(stored) = self.core.store.load(&self.key).await? else { return Ok(false) };
+                let Some(stored) = self.core.load(&self.key).await? else { return Ok(false) };
                 stored
             };
             match self.core.decode(stored).await? {

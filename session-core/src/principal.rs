@@ -79,7 +79,7 @@ impl Core {
         mut key: StorageKey,
         of: &PrincipalKey,
     ) -> Result<Option<(StorageKey, Base)>> {
-        while let Some(stored) = self.store.load(&key).await? {
+        while let Some(stored) = self.load(&key).await? {
             match self.decode(stored).await? {
                 Found::Live(base) => return Ok((base.principal == Some(*of)).then_some((key, base))),
                 Found::Tombstone(_, tombstone) => key = tombstone.successor,
