@@ -249,7 +249,10 @@ impl Writer<'_> {
         };
         let tombstone = Tombstone { commits, successor: successor.storage_key(), grace: sealed };
         let data = Envelope::Tombstone(tombstone).encode(limits).await?;
-        Ok(Prepared { put: Put::new(data, grace.max(TOMBSTONE_TTL)), copy: Some(successor) })
+        // It stays in its user's index: a list that comes in pages would miss a session that moves from a later page to an
+        // earlier one, but not the tombstone that leads to it.
+        let put = Put::new(data, grace.max(TOMBSTONE_TTL)).principal(principal);
+        Ok(Prepared { put, copy: Some(successor) })
     }
 
     fn finish(&mut self, version: Version) -> Result<()> {

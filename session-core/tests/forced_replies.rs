@@ -40,15 +40,20 @@ const HELD: Fate = Fate::new(Arrives::WhenTold, Reply::Lost);
 const REFUSED: Fate = Fate::new(Arrives::Never, Reply::Refused);
 
 async fn world() -> World {
-    let (clock, random) = (TokioClock::start(), Seeded::new(1));
+    world_of(1).await
+}
+
+async fn world_of(seed: u64) -> World {
+    let (clock, random) = (TokioClock::start(), Seeded::new(seed));
     let inner = MemoryStore::new(clock.clone(), random.clone());
     let script = Script::default();
     let fates = Arc::clone(&script);
-    let store = Faulty::new(inner.clone(), move |method| {
+    let mut store = Faulty::new(inner.clone(), move |method| {
         let mut fates = fates.lock().unwrap();
         let place = fates.iter().position(|(of, _)| *of == method);
         place.and_then(|place| fates.remove(place)).map_or(Fate::GOOD, |(_, fate)| fate)
     });
+    store.page = 1;
     let build = |builder: session_core::SessionsBuilder| {
         let builder = builder.lock_wait(Duration::from_secs(2)).lease(Duration::from_secs(5));
         let builder = builder.max_hold(Duration::from_secs(10)).clock(clock.clone()).random(random.clone());
@@ -555,4 +560,32 @@ async fn revoke_all_follows_a_rotation_that_comes_between_list_and_delete() {
     assert_eq!(world.count_of(&after.id().unwrap()).await, None);
     let listed = world.others.for_principal("user").await.unwrap();
     assert!(listed.is_empty(), "{}", listed.len());
+}
+
+/// A list comes in pages: what moves from a later one to an earlier one in between must be found all the same.
+#[tokio::test(start_paused = true)]
+async fn revoke_all_finds_what_rotates_from_page_to_page() {
+    let mut moved_back = 0;
+    for seed in 0..32 {
+        let world = world_of(seed).await;
+        let mut ids = vec![world.id.clone(), new_session(&world.others).await];
+        for id in &ids {
+            world.others.update(id, |session| session.set_principal("user")).await.unwrap();
+        }
+        ids.sort_by_key(SessionId::storage_key);
+        let [listed, not_yet] = ids.try_into().unwrap();
+        let rotating = world.others.open(&not_yet, Access::Write).await.unwrap().unwrap();
+        rotating.rotate().unwrap();
+        let (others, first, rotated) = (world.others.clone(), listed.clone(), rotating.clone());
+        let between = Fate::GOOD.then(move || async move {
+            rotating.commit().await.unwrap();
+            assert!(others.destroy(&first).await.unwrap()); // so that this round has removed nothing
+        });
+        world.meets("keys_of", between);
+        world.sessions.revoke_all("user").await.unwrap();
+        let new = rotated.id().unwrap();
+        assert_eq!(world.count_of(&new).await, None, "seed {seed}: still logged in");
+        moved_back += u32::from(new.storage_key() < listed.storage_key());
+    }
+    assert!(moved_back > 0, "none moved to an earlier page");
 }

@@ -2,10 +2,11 @@
 //! placed before and after each effect.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use session_core::{
     Acquired, Capabilities, Deleted, Effect, Error, ErrorKind, Grant, Inserted, Loaded, LockingStore,
-    MemoryStore, Put, Released, Renewed, Replaced, Result, SessionIndex, SessionLock, SessionStore,
-    SessionSweeper, StorageKey, Stored, Token, Touched, Version,
+    MemoryStore, Page, PrincipalKey, Put, Released, Renewed, Replaced, Result, SessionIndex, SessionLock,
+    SessionStore, SessionSweeper, StorageKey, Stored, Token, Touched, Version,
 };
 use std::{
     fmt,
@@ -72,6 +73,8 @@ pub(crate) struct Faulty {
     pub(crate) inner: MemoryStore,
     fates: Arc<Mutex<Box<Fates>>>,
     held: Arc<Mutex<Vec<Boxed<()>>>>,
+    /// Keys in a page of the index.
+    pub(crate) page: usize,
 }
 
 impl fmt::Debug for Faulty {
@@ -82,7 +85,7 @@ impl fmt::Debug for Faulty {
 
 impl Faulty {
     pub(crate) fn new(inner: MemoryStore, fates: impl FnMut(&'static str) -> Fate + Send + 'static) -> Self {
-        Self { inner, fates: Arc::new(Mutex::new(Box::new(fates))), held: Arc::default() }
+        Self { inner, fates: Arc::new(Mutex::new(Box::new(fates))), held: Arc::default(), page: 256 }
     }
 
     /// Lets the requests arrive that wait to be told so.
@@ -168,7 +171,14 @@ macro_rules! args {
     };
 }
 
-args!(by reference: StorageKey, Put; by value: Version, Token, Duration);
+args!(by reference: StorageKey, PrincipalKey, Put; by value: Version, Token, Duration, usize);
+
+impl Arg<'_> for Option<Bytes> {
+    type As = Self;
+    fn arg(&self) -> Self {
+        self.clone()
+    }
+}
 
 impl<'a> Arg<'a> for Arc<Grant> {
     type As = &'a Grant;
@@ -188,7 +198,7 @@ impl SessionStore for Faulty {
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        self.inner.index()
+        Some(self)
     }
 
     fn sweeper(&self) -> Option<&dyn SessionSweeper> {
@@ -213,6 +223,13 @@ impl SessionStore for Faulty {
 
     async fn delete(&self, key: &StorageKey) -> Result<Deleted> {
         forward!(self.delete(key = *key))
+    }
+}
+
+#[async_trait]
+impl SessionIndex for Faulty {
+    async fn keys_of(&self, principal: &PrincipalKey, after: Option<Bytes>, limit: usize) -> Result<Page> {
+        forward!(self.keys_of(principal = *principal, after = after.clone(), limit = limit.min(self.page)))
     }
 }
 
