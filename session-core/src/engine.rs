@@ -19,6 +19,9 @@ const MAX_HOPS: usize = 64;
 /// How often a request whose reply was lost is asked again or looked up, with pauses that double.
 pub(crate) const MAX_LOST_REPLIES: u32 = 5;
 
+/// How often a new id may be taken already. Once is a wonder; more is a broken source of randomness.
+const MAX_TAKEN: u32 = 3;
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn LockingStore>,
@@ -204,7 +207,7 @@ impl Core {
         let envelope = Envelope::Live(live);
         let put = Put::new(envelope.encode(self.settings.limits).await?, ttl).principal(principal);
         let Envelope::Live(live) = envelope else { return Err(Error::new(ErrorKind::Encode, "commit")) };
-        let mut lost_replies = 0;
+        let (mut lost_replies, mut taken) = (0, 0);
         loop {
             let id = SessionId::random(&*self.random)?;
             match self.store.insert(&id.storage_key(), &put).await {
@@ -212,7 +215,11 @@ impl Core {
                     telemetry::committed(put.data.len());
                     return Ok((id, Base { version, live, ttl, principal }));
                 }
-                Ok(Inserted::Exists) => {}
+                Ok(Inserted::Exists) if taken == MAX_TAKEN => {
+                    return Err(Error::new(ErrorKind::Random, "commit")
+                        .with_context("the ids that it draws are all taken"));
+                }
+                Ok(Inserted::Exists) => taken += 1,
                 // That id is never used: a delayed copy of the insert could come after a destroy.
                 Err(error) if error.effect() == Effect::Unknown && lost_replies < MAX_LOST_REPLIES => {
                     lost_replies += 1;
