@@ -1,5 +1,7 @@
 //! Time and randomness that a test controls.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use session_core::{Clock, Random, Result};
 use std::{
     sync::{

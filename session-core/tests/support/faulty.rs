@@ -1,6 +1,8 @@
 //! A store behind a bad network: requests and replies are lost, late, or come twice; and what others do meanwhile can be
 //! placed before and after each effect.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use session_core::{
@@ -145,9 +147,9 @@ fn later<T: Send + 'static>(late: Duration, request: Boxed<Result<T>>) {
 
 /// One method of the wrapper: its arguments are owned, so that a copy of the request can outlive the caller.
 macro_rules! forward {
-    ($self:ident . $method:ident ( $($name:ident = $value:expr),* )) => {{
+    ($self:ident . $method:ident ( $($name:ident $(= $value:expr)?),* )) => {{
         let store = $self.inner.clone();
-        $(let $name = $value;)*
+        $($(let $name = $value;)?)*
         $self
             .call(stringify!($method), move || {
                 let store = store.clone();
@@ -214,11 +216,11 @@ impl SessionStore for Faulty {
     }
 
     async fn replace(&self, key: &StorageKey, expected: Version, put: &Put) -> Result<Replaced> {
-        forward!(self.replace(key = *key, expected = expected, put = put.clone()))
+        forward!(self.replace(key = *key, expected, put = put.clone()))
     }
 
     async fn touch(&self, key: &StorageKey, expected: Version, ttl: Duration) -> Result<Touched> {
-        forward!(self.touch(key = *key, expected = expected, ttl = ttl))
+        forward!(self.touch(key = *key, expected, ttl))
     }
 
     async fn delete(&self, key: &StorageKey) -> Result<Deleted> {
@@ -242,11 +244,11 @@ impl SessionLock for Faulty {
         lease: Duration,
         wait: Duration,
     ) -> Result<Acquired> {
-        forward!(self.acquire(key = *key, token = token, lease = lease, wait = wait))
+        forward!(self.acquire(key = *key, token, lease, wait))
     }
 
     async fn renew(&self, grant: &Grant, lease: Duration) -> Result<Renewed> {
-        forward!(self.renew(grant = owned(grant), lease = lease))
+        forward!(self.renew(grant = owned(grant), lease))
     }
 
     async fn release(&self, grant: &Grant) -> Result<Released> {
@@ -263,11 +265,11 @@ impl LockingStore for Faulty {
         lease: Duration,
         wait: Duration,
     ) -> Result<Loaded> {
-        forward!(self.acquire_and_load(key = *key, token = token, lease = lease, wait = wait))
+        forward!(self.acquire_and_load(key = *key, token, lease, wait))
     }
 
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
-        forward!(self.replace_and_release(grant = owned(grant), expected = expected, put = put.clone()))
+        forward!(self.replace_and_release(grant = owned(grant), expected, put = put.clone()))
     }
 
     async fn delete_and_release(&self, grant: &Grant) -> Result<Deleted> {
