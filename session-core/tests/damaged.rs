@@ -10,7 +10,8 @@ use flate2::{Compression, write::DeflateEncoder};
 use inputs::{MAX_INFLATED, Stored, at_once, with_checksum};
 use proptest::prelude::*;
 use session_core::{
-    Access, Deleted, ErrorKind, Key, MemoryStore, SessionId, SessionStore as _, Sessions, SystemRandom,
+    Access, Deleted, ErrorKind, Inserted, Key, MemoryStore, PrincipalKey, Put, SessionId, SessionStore as _,
+    Sessions, SystemRandom,
 };
 use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
@@ -186,6 +187,23 @@ fn what_is_damaged_is_never_rotated_renewed_or_taken_for_nothing() {
     assert_eq!(at_once(stored.sessions.destroy(&stored.id)).unwrap_err().kind(), ErrorKind::Damaged);
     stored.assert_refused(ErrorKind::Damaged);
     assert!(matches!(at_once(stored.store.delete(&stored.id.storage_key())), Ok(Deleted::Removed(_))));
+}
+
+/// Tombstones that lead in a circle: nobody wrote them, and nobody walks for ever.
+#[test]
+fn a_circle_of_tombstones_has_an_end() {
+    let stored = Stored::new(Bytes::from_static(b"not one of ours"));
+    let ids = [1, 2].map(|_| SessionId::random(&SystemRandom).unwrap());
+    for (id, to) in [(&ids[0], &ids[1]), (&ids[1], &ids[0])] {
+        let body = [&[0], &to.storage_key().as_bytes()[..], &[0]].concat();
+        let put = Put::new(with_checksum([1, 0, 1, 0], &body), Duration::from_mins(5));
+        let put = put.principal(Some(PrincipalKey::of("user")));
+        assert!(matches!(at_once(stored.store.insert(&id.storage_key(), &put)), Ok(Inserted::Created(_))));
+    }
+    assert!(at_once(stored.sessions.for_principal("user")).unwrap().is_empty());
+    assert_eq!(at_once(stored.sessions.revoke_all("user")).unwrap(), 0);
+    assert_eq!(at_once(stored.sessions.destroy(&ids[0])).unwrap_err().kind(), ErrorKind::TooLarge);
+    assert!(at_once(stored.sessions.open(&ids[0], Access::Write)).unwrap().is_none());
 }
 
 /// One record of this length and below: what may come in from outside and be allocated for.
