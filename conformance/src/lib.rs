@@ -38,6 +38,7 @@ pub mod system;
 pub mod trouble;
 mod verdict;
 pub mod worker;
+pub mod wrapper;
 
 pub use instance::Instance;
 pub use report::{Cell, Header, Report, RunSettings};
