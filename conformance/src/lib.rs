@@ -27,6 +27,7 @@
 //! sessions see them through [`system::System`], so that they can judge the product, the controls, and a foreign system alike.
 
 mod cell;
+pub mod history;
 mod instance;
 mod report;
 pub mod scenario;
