@@ -28,6 +28,7 @@
 
 mod cell;
 mod instance;
+pub mod mutants;
 mod report;
 pub mod scenario;
 pub mod scenarios;
