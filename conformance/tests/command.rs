@@ -113,6 +113,8 @@ fn wrong_usage_is_two_with_a_hint() {
     assert!(usage(&["run", "--scenario", "concurrency/*", "--scenario", "nope"]).contains("'nope'"));
     assert!(usage(&["run", "--scenario", "concurrency/*", "--strategy", "driver"]).contains("no scenario"));
     assert!(usage(&["run", "--backend", "file="]).contains("URL is missing"));
+    assert!(usage(&["run", "--backend", "file=sessions"]).contains("file:///absolute/path"));
+    assert!(usage(&["run", "--backend", "file=file:///tmp?nope=1"]).contains("nope"));
     assert!(usage(&["run", "--json", "/no/such/directory/report.json"]).contains("/no/such/directory"));
     assert!(usage(&["run", "--tasks", "0"]).contains("at least 1"));
     assert!(usage(&["run", "--jobs", "3"]).contains("--help"));
@@ -167,4 +169,16 @@ fn the_page_stands_by_itself() {
 fn a_worker_ends_when_its_parent_is_gone() {
     let output = command(&["worker"]); // with nothing to read
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn its_own_processes_work_on_one_store() {
+    let args =
+        ["run", "--backend", "file", "--processes", "3", "--tasks", "2", "--ops", "120", "--seed", "7"];
+    let scenario = ["--scenario", "concurrency/increments_*", "--strategy", "blind", "--strategy", "write"];
+    let output = command(&[&args[..], &scenario].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let lines = String::from_utf8(output.stderr).expect("text");
+    assert!(lines.contains("file blind concurrency/increments_are_all_kept, 3 processes: loses"), "{lines}");
+    assert!(lines.contains("3 processes: pass (120 acknowledged"), "{lines}");
 }

@@ -59,19 +59,26 @@ fn exit_code(report: &Report, required: &[&Backend]) -> i32 {
     }
 }
 
-/// One backend after the other.
+/// Starts all backends, so that what is wrong with one is said before an hour is spent on another; then one after the other.
 async fn judge(args: &RunArgs, output: &Output) -> Report {
     let mut report = Report::new(args.seed, RunSettings::new(args.ops, args.tasks, args.processes));
+    let mut started = Vec::new();
     for (backend, url) in args.backends() {
         match (backend.start)(url).await {
-            Started::Absent(how) => {
-                let cell = Cell::absent(backend.name, how);
-                output.absent(&cell);
-                report.cells.push(cell);
-            }
+            Started::Refused(why) => usage(&format!("--backend {}: {why}", backend.name)),
+            other => started.push((backend, other)),
+        }
+    }
+    for (backend, started) in started {
+        match started {
             Started::Running(running) => {
                 report.header.servers.insert(backend.name.to_owned(), running.describe());
                 report.extend(suite(args, backend, running, output).run().await);
+            }
+            Started::Absent(how) | Started::Refused(how) => {
+                let cell = Cell::absent(backend.name, how);
+                output.absent(&cell);
+                report.cells.push(cell);
             }
         }
     }
