@@ -29,6 +29,7 @@
 mod cell;
 pub mod history;
 mod instance;
+pub mod mutants;
 mod report;
 pub mod scenario;
 pub mod scenarios;

@@ -37,7 +37,6 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 /// A driver has no default methods, so that none is forgotten; here one that is not written is one that is not touched.
 #[async_trait]
 #[expect(missing_docs, reason = "each is documented where it comes from")]
-#[expect(clippy::missing_errors_doc, reason = "each is documented where it comes from")]
 pub trait Wrapper: Debug + Send + Sync + 'static {
     /// The store that does all the rest.
     fn inner(&self) -> &Arc<dyn LockingStore>;
