@@ -152,7 +152,9 @@ fn it_agrees_with_an_independent_checker() {
         }
         lost += usize::from(calls.iter().any(|call| call.end.is_none()));
     }
-    println!("{HISTORIES} histories: {ordered} with an order, {disordered} without; {lost} with calls that were never answered");
+    println!(
+        "{HISTORIES} histories: {ordered} with an order, {disordered} without; {lost} with calls that were never answered"
+    );
     assert!(ordered > HISTORIES / 4 && disordered > HISTORIES / 10 && lost > HISTORIES / 4);
 }
 

@@ -10,7 +10,7 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use session_core::{Error, ErrorKind, Inserted, Put, Replaced, Result, Stored};
+use session_core::{Error, ErrorKind, Inserted, Put, Replaced, Stored};
 use std::{collections::HashMap, time::Duration};
 
 /// No value is put twice, so that each read says whose write it saw.

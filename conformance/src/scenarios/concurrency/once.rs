@@ -349,7 +349,8 @@ impl Script for TokenRegenerationHasOneWinner {
         let mut judgement = found.judgement();
         for (session, batch) in plan.iter().enumerate() {
             let winners = found.of_session(session).filter(|operation| operation.outcome.is_ok());
-            let chain = Chain::new(winners.map(|winner| (winner.note.old.as_str(), winner.note.new.as_str())));
+            let chain =
+                Chain::new(winners.map(|winner| (winner.note.old.as_str(), winner.note.new.as_str())));
             for Fork { from, first, second } in chain.forks() {
                 judgement = judgement
                     .lost(1, format!("session {session}: {first} and {second} both replaced {from}, and both were told that they won"));
@@ -360,9 +361,7 @@ impl Script for TokenRegenerationHasOneWinner {
             let (last, links) = chain.follow("first");
             let stored = lab.system().read(&batch.id).await?.unwrap_or_default();
             judgement = judgement
-                .require(links == chain.len(), || {
-                    format!("session {session}: the winners are not one chain")
-                })
+                .require(links == chain.len(), || format!("session {session}: the winners are not one chain"))
                 .require(stored.get("csrf").and_then(Value::as_str) == Some(last), || {
                     format!(
                         "session {session}: the last winner put {last}, stored is {:?}",
