@@ -28,7 +28,9 @@
 
 pub mod cancellation;
 mod cell;
+pub mod history;
 mod instance;
+pub mod mutants;
 mod report;
 pub mod scenario;
 pub mod scenarios;
@@ -39,6 +41,7 @@ pub mod system;
 pub mod trouble;
 mod verdict;
 pub mod worker;
+pub mod wrapper;
 
 pub use instance::Instance;
 pub use report::{Cell, Header, Report, RunSettings};
