@@ -303,6 +303,31 @@ async fn a_pair_does_not_fence_and_loses_nothing_all_the_same() {
     assert_eq!(count(&sessions, &id).await, Some(2));
 }
 
+/// Without fencing a commit that is overtaken again and again ends, under the lock or not.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_always_overtaken_ends_as_a_conflict() {
+    let clock = TokioClock::start();
+    let inner = MemoryStore::new(clock.clone(), Seeded::new(1));
+    let others = builder(inner.clone(), &clock).build().unwrap();
+    let id = new_session(&others).await;
+    let overtaken = Arc::new(AtomicU64::new(0));
+    let (times, by, of) = (Arc::clone(&overtaken), others.clone(), id.clone());
+    // Whatever it is told of the record, another one writes before it goes on.
+    let store = Faulty::new(inner, move |_| {
+        times.fetch_add(1, Relaxed);
+        let (others, id) = (by.clone(), of.clone());
+        Fate::GOOD.then(|| async move { others.update(&id, increment).await.unwrap() })
+    });
+    let sessions =
+        builder(Pair(store, MemoryLock::new(clock.clone())), &clock).max_replays(5).build().unwrap();
+    let session = sessions.open(&id, Access::Write).await.unwrap().unwrap();
+    increment(&session).unwrap();
+    let error = assert_kind!(session.commit().await, Conflict);
+    assert!(error.to_string().contains("5 replays"), "{error}");
+    let left = count(&others, &id).await.unwrap();
+    assert_eq!(u64::from(left), overtaken.load(Relaxed), "only what the others wrote is in it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_committed_in_the_middle() {
     let world = world().await;
