@@ -20,7 +20,9 @@ async fn main() {
     if argument.as_deref() == Some("worker") {
         worker::serve(|address| async move { connect(&address).await }).await
     }
-    let chosen = |mutant: &&Mutant| argument.as_deref().is_none_or(|part| mutant.name().contains(part));
+    // What begins with a dash is for the standard harness, which this is not.
+    let part = argument.as_deref().filter(|argument| !argument.starts_with('-'));
+    let chosen = |mutant: &&Mutant| part.is_none_or(|part| mutant.name().contains(part));
     // At once: most of the time a mutant is waited for.
     let mut trials = tokio::task::JoinSet::new();
     for mutant in mutants::ALL.iter().filter(chosen) {

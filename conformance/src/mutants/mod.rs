@@ -13,7 +13,7 @@
 //! let mutant = mutants::find("long_ttls_are_dates").expect("it is in the list");
 //! let report = Suite::new(|| async { Ok(Instance::new(mutant.over(Arc::new(MemoryStore::default())))) })
 //!     .private()
-//!     .scenarios(mutant.convicted_by())
+//!     .scenarios(mutant.convicted_by().iter().copied())
 //!     .run()
 //!     .await;
 //! assert_eq!(report.cells[0].verdict, Verdict::Fail);
@@ -23,6 +23,7 @@
 
 mod expiry;
 mod leases;
+mod mixups;
 mod sweeps;
 mod waits;
 
@@ -87,6 +88,12 @@ pub const ALL: &[Mutant] = &[
         wrong: "wakes who waits for a lock when his time is over, and not when it is free",
         convicted_by: &["lock/waiters_are_all_served"],
         over: waits::loses_a_wakeup,
+    },
+    Mutant {
+        name: "mixes_sessions",
+        wrong: "answers a load now and then with the reply to the one before",
+        convicted_by: &["concurrency/sessions_do_not_mix"],
+        over: mixups::mixes_sessions,
     },
     Mutant {
         name: "serves_the_last_first",
