@@ -6,8 +6,8 @@
 use crate::config::{Node, RedisConfig, Secret};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind as Kind, IntoConnectionInfo as _, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
-    aio::{ConnectionLike as _, MultiplexedConnection, SendError},
+    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value,
+    aio::{MultiplexedConnection, SendError},
     io::tcp::TcpSettings,
 };
 use session_core::{Effect, Error, ErrorKind, Result};
@@ -39,39 +39,46 @@ impl Failure {
     /// What the error of a command that was sent says about its effect.
     ///
     /// Redis refuses a write on a replica, while loading, or without memory at the first writing command of a script: none
-    /// of ours has done anything by then.
+    /// of ours has done anything by then. But any of its commands may be forbidden to a user: `NOPERM` is not among these.
     pub(crate) fn of(error: RedisError) -> Self {
-        let refused = match error.kind() {
-            Kind::Server(ServerErrorKind::ResponseError | ServerErrorKind::ExecAbort) => false,
-            Kind::Server(ServerErrorKind::NoPerm) => false, // any command of a script may be forbidden, not just the first
-            Kind::Server(_) => true,
-            Kind::Extension => matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" | "NOAUTH")),
-            _ => false,
-        };
+        let refused = matches!(
+            code(&error).as_deref(),
+            Some(
+                "ASK" | "BUSY" | "CLUSTERDOWN" | "CROSSSLOT" | "LOADING" | "MASTERDOWN" | "MISCONF" | "MOVED"
+                    | "NOAUTH" | "NOREPLICAS" | "NOSCRIPT" | "OOM" | "READONLY" | "TRYAGAIN" | "WRONGTYPE"
+            )
+        );
         Self { error, effect: if refused { Effect::None } else { Effect::Unknown } }
+    }
+
+    /// The word with which the server's error begins.
+    pub(crate) fn code(&self) -> Option<String> {
+        code(&self.error)
     }
 
     /// As the contract's error.
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
-        let kind = match self.error.kind() {
-            Kind::Io | Kind::ClusterConnectionNotFound | Kind::MasterNameNotFoundBySentinel => {
-                ErrorKind::Unavailable
-            }
-            Kind::Server(
-                ServerErrorKind::BusyLoading
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::Moved
-                | ServerErrorKind::Ask,
-            ) => ErrorKind::Unavailable,
-            Kind::Extension if self.error.code() == Some("WRONGTYPE") => ErrorKind::Damaged,
-            Kind::Extension if self.effect == Effect::None => ErrorKind::Unavailable, // no memory, no replicas, …
-            _ => ErrorKind::Backend,
+        let kind = match self.code().as_deref() {
+            Some("WRONGTYPE") => ErrorKind::Damaged,
+            Some("NOAUTH" | "NOPERM" | "NOSCRIPT" | "CROSSSLOT") => ErrorKind::Backend,
+            Some(_) if self.effect == Effect::None => ErrorKind::Unavailable, // loading, no memory, no replicas, …
+            Some(_) => ErrorKind::Backend,
+            None => match self.error.kind() {
+                Kind::Io
+                | Kind::ClusterConnectionNotFound
+                | Kind::EmptySentinelList
+                | Kind::MasterNameNotFoundBySentinel => ErrorKind::Unavailable,
+                _ => ErrorKind::Backend,
+            },
         };
         Error::new(kind, operation).with_effect(self.effect).with_source(self.error)
     }
+}
+
+/// Of several errors (a transaction's) the first.
+fn code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
 }
 
 /// How to open a connection; the same for every server.
@@ -235,14 +242,17 @@ impl Link {
 
     pub(crate) async fn run(&self, command: &Cmd) -> Result<Value, Failure> {
         let mut live = self.live().await.map_err(Failure::before_sending)?;
-        let reply = live.connection.req_packed_command(command).await.and_then(Value::extract_error);
+        let reply = live.connection.send_packed_command(command).await.and_then(Value::extract_error);
         reply.map_err(|error| self.judge(&live, error))
     }
 
     /// Several commands in one trip.
-    pub(crate) async fn run_all(&self, commands: &Pipeline) -> Result<Value, Failure> {
+    pub(crate) async fn run_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Failure> {
         let mut live = self.live().await.map_err(Failure::before_sending)?;
-        let replies = commands.query_async::<Value>(&mut live.connection).await;
+        // The replies of a transaction are one, after an OK and a word for each command.
+        let (skip, count) = if commands.is_transaction() { (commands.len() + 1, 1) } else { (0, commands.len()) };
+        let replies = live.connection.send_packed_commands(commands, skip, count).await;
+        let replies = replies.and_then(|all| all.into_iter().map(Value::extract_error).collect());
         replies.map_err(|error| self.judge(&live, error))
     }
 
@@ -258,11 +268,12 @@ impl Link {
     /// After these a new connection is better than the old one: it was lost, it hangs, or the server is no primary (any
     /// more). Who still waits for a reply on it goes on waiting: it is not closed.
     fn judge(&self, live: &Live, error: RedisError) -> Failure {
-        let replica = [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown].map(Kind::Server);
-        if error.is_io_error() || error.is_unrecoverable_error() || replica.contains(&error.kind()) {
+        let failure = Failure::of(error);
+        let replica = matches!(failure.code().as_deref(), Some("READONLY" | "MASTERDOWN"));
+        if failure.error.is_io_error() || failure.error.is_unrecoverable_error() || replica {
             live.lost.store(true, Relaxed);
         }
-        Failure::of(error)
+        failure
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

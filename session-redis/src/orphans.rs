@@ -149,6 +149,6 @@ async fn without_expiry(link: &Link, keys: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>,
     for key in &keys {
         each.cmd("PTTL").arg(key);
     }
-    let Value::Array(ttls) = link.run_all(&each).await? else { return Ok(Vec::new()) };
+    let ttls = link.run_all(&each).await?;
     Ok(keys.into_iter().zip(ttls).filter(|(_, ttl)| *ttl == Value::Int(-1)).map(|(key, _)| key).collect())
 }

@@ -5,7 +5,7 @@ use crate::{
     config::{RedisConfig, Topology},
     script::Call,
 };
-use redis::{Cmd, ErrorKind as Kind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 use session_core::Result;
 
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Router {
     pub(crate) async fn call(&self, call: Call<'_>) -> Result<Value, Failure> {
         let key = call.keys.first().copied().unwrap_or_default();
         match self.send(key, &call.by_hash()).await {
-            Err(failure) if failure.error.kind() == Kind::Server(ServerErrorKind::NoScript) => {
+            Err(failure) if failure.code().as_deref() == Some("NOSCRIPT") => {
                 self.send(key, &call.in_full()).await
             }
             result => result,

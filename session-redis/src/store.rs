@@ -222,7 +222,7 @@ impl SessionStore for RedisStore {
             Router::One(link) => {
                 let mut both = redis::pipe();
                 both.atomic().cmd("GET").arg(key).cmd("PTTL").arg(key);
-                link.run_all(&both).await
+                link.run_all(&both).await.map(|mut replies| replies.pop().unwrap_or(Value::Nil))
             }
             // A server that a slot is moving to takes only one command after ASKING.
             #[cfg(feature = "cluster")]

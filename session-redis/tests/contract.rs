@@ -293,7 +293,6 @@ async fn a_server_without_memory_refuses_without_effect() {
     for error in [
         store.replace(&key, version, &put("two")).await.err(),
         store.insert(&common::key(), &put("x").principal(Some(PrincipalKey::of("alice")))).await.err(),
-        store.acquire_and_load(&key, token(), LEASE, Duration::ZERO).await.err(),
     ] {
         let error = error.unwrap();
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error:?}");

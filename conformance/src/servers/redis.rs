@@ -10,6 +10,12 @@
 //! # Ok(()) }
 //! ```
 
+mod cluster;
+mod sentinel;
+
+pub use cluster::RedisCluster;
+pub use sentinel::RedisSentinels;
+
 use super::{Process, ServerControl, find_program, free_port};
 use async_trait::async_trait;
 use std::{
@@ -32,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often another port is tried when somebody else took the first.
 const PORTS: usize = 5;
+/// The configuration file of each, in its directory.
+const CONFIGURATION: &str = "redis.conf";
 
 /// Where redis-server is installed, if it is.
 #[must_use]
@@ -72,11 +80,18 @@ impl RedisServer {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn with(arguments: &[&str]) -> io::Result<Self> {
+        let mut all = vec!["--save", ""];
+        all.extend(arguments);
+        Self::configured("", &all).await
+    }
+
+    /// A server that reads this configuration and may write to it, as a sentinel does.
+    async fn configured(configuration: &str, arguments: &[&str]) -> io::Result<Self> {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let mut last = None;
         for _ in 0..PORTS {
             let port = free_port()?;
-            match Self::on(port, arguments.clone()).await {
+            match Self::on(port, configuration, arguments.clone()).await {
                 Ok(server) => return Ok(server),
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => last = Some(error), // somebody took the port
                 Err(error) => return Err(error),
@@ -85,10 +100,11 @@ impl RedisServer {
         Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
     }
 
-    async fn on(port: u16, arguments: Vec<String>) -> io::Result<Self> {
+    async fn on(port: u16, configuration: &str, arguments: Vec<String>) -> io::Result<Self> {
         let program = program()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "redis-server is not installed"))?;
         let directory = tempfile::Builder::new().prefix("session-redis-").tempdir()?;
+        std::fs::write(directory.path().join(CONFIGURATION), configuration)?;
         let process = spawn(&program, port, &arguments, directory.path())?;
         let server = Self { program, port, arguments, directory, process: Mutex::new(process) };
         server.until_ready().await?;
@@ -194,8 +210,9 @@ impl ServerControl for RedisServer {
 fn spawn(program: &Path, port: u16, arguments: &[String], directory: &Path) -> io::Result<Process> {
     let mut command = Command::new(program);
     command
+        .arg(CONFIGURATION)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--protected-mode", "yes"])
-        .args(["--save", "", "--daemonize", "no", "--logfile", "log", "--loglevel", "notice"])
+        .args(["--daemonize", "no", "--logfile", "log", "--loglevel", "notice"])
         .arg("--dir")
         .arg(directory)
         .args(arguments)

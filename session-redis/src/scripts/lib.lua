@@ -14,8 +14,8 @@ end
 
 -- The channel of a ticket whose waiter was heard of lately; nil for the others.
 local function channel_of(ticket)
-  local entry = redis.call('HGET', KEYS[4], ticket)
-  if not entry then return nil end
+  local entry = redis.pcall('HGET', KEYS[4], ticket)
+  if type(entry) ~= 'string' then return nil end
   local deadline, channel = string.match(entry, '^(%d+) (.*)$')
   if deadline and tonumber(deadline) > now() then return channel end
   return nil
@@ -27,15 +27,16 @@ local function drop(ticket)
 end
 
 -- Gives the lock to the oldest living ticket, for as long as it may take to claim it; frees it when there is none.
+-- It follows a write and must not fail: a queue that is none (of another type) is removed.
 local function pass(claim)
   while true do
-    local ticket = redis.call('LPOP', KEYS[3])
-    if not ticket then
-      redis.call('DEL', KEYS[2], KEYS[4])
+    local ticket = redis.pcall('LPOP', KEYS[3])
+    if type(ticket) ~= 'string' then
+      redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
       return
     end
     local channel = channel_of(ticket)
-    redis.call('HDEL', KEYS[4], ticket)
+    redis.pcall('HDEL', KEYS[4], ticket)
     if channel then
       redis.call('SET', KEYS[2], ticket, 'PX', claim)
       tell(channel, 'h1', ticket)

@@ -1,6 +1,6 @@
 //! What the tests share: a server, or a loud word that there is none; tokens, keys, records.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use session_conformance::servers::redis::{RedisServer, Reply};
 use session_core::{
