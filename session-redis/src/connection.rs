@@ -6,7 +6,7 @@
 use crate::config::{Node, RedisConfig, Secret};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind as Kind, IntoConnectionInfo as _, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value,
+    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, Value,
     aio::{MultiplexedConnection, SendError},
     io::tcp::TcpSettings,
 };
@@ -152,10 +152,14 @@ impl Dialer {
         };
         #[cfg(not(feature = "tls"))]
         let client = Client::open(info)?;
+        let lost = Lost(Arc::clone(&events.lost));
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
             .set_response_timeout(Some(config.response_timeout))
-            .set_push_sender(move |event| events.send(event));
+            .set_push_sender(move |event| {
+                let _owned = &lost;
+                events.send(event)
+            });
         let dialled = client.get_multiplexed_async_connection_with_config(&settings);
         tokio::time::timeout(config.connect_timeout, dialled)
             .await
@@ -176,13 +180,19 @@ impl Events {
     }
 
     fn send(&self, event: PushInfo) -> Result<(), SendError> {
-        if event.kind == PushKind::Disconnection {
-            self.lost.store(true, Relaxed);
-        }
         match &self.pushes {
             Some(pushes) => pushes.send(event).map_err(|_| SendError),
             None => Ok(()),
         }
+    }
+}
+
+/// Owned by the task that drives a connection: however that ends (cut, or with its runtime), the connection is lost.
+struct Lost(Arc<AtomicBool>);
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }
 

@@ -57,6 +57,14 @@ pub struct Orphan {
     pub removed: bool,
 }
 
+impl Orphan {
+    /// An orphan, for comparisons.
+    #[must_use]
+    pub const fn new(session: Option<StorageKey>, kind: OrphanKind, removed: bool) -> Self {
+        Self { session, kind, removed }
+    }
+}
+
 /// What a key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
