@@ -122,7 +122,10 @@ impl Cluster {
         Ok(nodes.into_iter().map(|node| self.link(node)).collect())
     }
 
-    pub(crate) async fn dial_for_messages(&self, events: Events) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn dial_for_messages(
+        &self,
+        events: Events,
+    ) -> Result<MultiplexedConnection, RedisError> {
         let mut last = RedisError::from((Kind::ClusterConnectionNotFound, "no node of the cluster answers"));
         for node in self.known() {
             match self.0.dialer.dial(&node, events.clone()).await {

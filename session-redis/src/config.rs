@@ -217,8 +217,7 @@ impl RedisConfig {
             }
         };
         if let Some(database) = path.next() {
-            config.database =
-                database.parse().map_err(|_| invalid("the database is a number"))?; // never shown: see Url
+            config.database = database.parse().map_err(|_| invalid("the database is a number"))?; // never shown: see Url
         }
         if path.next().is_some() {
             return Err(invalid("the path of the URL has too many parts"));
@@ -308,8 +307,7 @@ impl RedisConfig {
         if matches!(self.topology, Topology::Cluster { .. }) && self.database != 0 {
             return Err(invalid("a cluster has only database 0"));
         }
-        let missing =
-            feature.or_else(|| (self.tls.is_some() && !cfg!(feature = "tls")).then_some("tls"));
+        let missing = feature.or_else(|| (self.tls.is_some() && !cfg!(feature = "tls")).then_some("tls"));
         match missing {
             None => Ok(()),
             Some(feature) => Err(Error::new(ErrorKind::Unsupported, "connect")

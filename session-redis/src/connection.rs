@@ -44,8 +44,21 @@ impl Failure {
         let refused = matches!(
             code(&error).as_deref(),
             Some(
-                "ASK" | "BUSY" | "CLUSTERDOWN" | "CROSSSLOT" | "LOADING" | "MASTERDOWN" | "MISCONF" | "MOVED"
-                    | "NOAUTH" | "NOREPLICAS" | "NOSCRIPT" | "OOM" | "READONLY" | "TRYAGAIN" | "WRONGTYPE"
+                "ASK"
+                    | "BUSY"
+                    | "CLUSTERDOWN"
+                    | "CROSSSLOT"
+                    | "LOADING"
+                    | "MASTERDOWN"
+                    | "MISCONF"
+                    | "MOVED"
+                    | "NOAUTH"
+                    | "NOREPLICAS"
+                    | "NOSCRIPT"
+                    | "OOM"
+                    | "READONLY"
+                    | "TRYAGAIN"
+                    | "WRONGTYPE"
             )
         );
         Self { error, effect: if refused { Effect::None } else { Effect::Unknown } }
@@ -112,7 +125,11 @@ impl Dialer {
     }
 
     /// A connection to a server that holds sessions.
-    pub(crate) async fn dial(&self, node: &Node, events: Events) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn dial(
+        &self,
+        node: &Node,
+        events: Events,
+    ) -> Result<MultiplexedConnection, RedisError> {
         let config = self.config();
         let user = (config.username.as_deref(), config.password.as_ref());
         self.connect(node, user, config.database, events).await
@@ -260,7 +277,8 @@ impl Link {
     pub(crate) async fn run_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Failure> {
         let mut live = self.live().await.map_err(Failure::before_sending)?;
         // The replies of a transaction are one, after an OK and a word for each command.
-        let (skip, count) = if commands.is_transaction() { (commands.len() + 1, 1) } else { (0, commands.len()) };
+        let (skip, count) =
+            if commands.is_transaction() { (commands.len() + 1, 1) } else { (0, commands.len()) };
         let replies = live.connection.send_packed_commands(commands, skip, count).await;
         let replies = replies.and_then(|all| all.into_iter().map(Value::extract_error).collect());
         replies.map_err(|error| self.judge(&live, error))

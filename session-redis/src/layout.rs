@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_damaged() {
-        let good = encode(Version::from_bytes([7; 16]), &put(b"x").principal(Some(PrincipalKey::of("alice"))));
+        let good =
+            encode(Version::from_bytes([7; 16]), &put(b"x").principal(Some(PrincipalKey::of("alice"))));
         let mut all: Vec<Vec<u8>> = (0..USER.end).map(|length| good[..length].to_vec()).collect();
         all.push([&[9], &good[1..]].concat());
         all.push([&[LAYOUT, 2], &good[2..]].concat());

@@ -27,7 +27,7 @@ use crate::{
     RedisStore,
     config::LockKind,
     layout::{hex, milliseconds},
-    script::{ACQUIRE, COMMIT, RELEASE, RENEW},
+    script::{ACQUIRE, COMMIT, RELEASE, RENEW, REPLACE},
     store::{Inner, Reply},
     waiters::Place,
 };
@@ -40,8 +40,6 @@ use session_core::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The most tickets of one session. Who comes then polls without a place.
-const LONGEST_QUEUE: &str = "1024";
 /// The first and the longest pause of who spins, before jitter.
 const SPIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 
@@ -79,20 +77,17 @@ impl Asking {
     async fn ask(&mut self, ask: Ask) -> Result<Step> {
         let operation = if self.live { "acquire_and_load" } else { "acquire" };
         let keys = self.store.keys(&self.key);
-        let flag = |flag: bool| if flag { &b"1"[..] } else { b"" };
-        let channel = if matches!(ask, Ask::Queue) { self.store.waiters.channel() } else { "" };
         let ticket = hex(self.token.as_bytes());
-        // Heard of twice within this time, a waiter may miss one poll and half of the next.
-        let alive = milliseconds(self.store.poll * 5 / 2);
         let arguments = [
             ticket.as_bytes(),
-            channel.as_bytes(),
             self.lease.as_bytes(),
             self.store.claim.as_bytes(),
-            alive.as_bytes(),
-            flag(self.live),
-            flag(matches!(ask, Ask::Leave)),
-            LONGEST_QUEUE.as_bytes(),
+            if self.live { b"l" } else { b"" },
+            match ask {
+                Ask::Try => b"",
+                Ask::Queue => self.store.place.as_bytes(),
+                Ask::Leave => b"leave",
+            },
         ];
         self.untold = true;
         let reply = self.store.call(operation, &ACQUIRE, &keys.all(), &arguments).await?;
@@ -211,12 +206,12 @@ impl Inner {
         Ok(if reply == Value::Int(1) { Released::Freed } else { Released::Lost })
     }
 
-    /// Writes if the lock (`token`; none: `""`) and the version allow it.
+    /// Writes if the version and the lock allow it: held with this token, or by nobody.
     pub(crate) async fn commit(
         &self,
         operation: &'static str,
         key: &StorageKey,
-        token: &str,
+        token: Option<&Token>,
         expected: Version,
         put: &Put,
     ) -> Result<Replaced> {
@@ -224,24 +219,15 @@ impl Inner {
         let keys = self.keys(key);
         let ttl = milliseconds(put.ttl);
         let index = self.index_first(operation, key, put.principal.as_ref(), &ttl).await?;
-        let member = hex(key.as_bytes());
-        let (expected, new) = (expected.to_bytes(), version.to_bytes());
-        let arguments = [
-            token.as_bytes(),
-            &expected[..],
-            &new[..],
-            &record[..],
-            ttl.as_bytes(),
-            self.claim.as_bytes(),
-            member.as_bytes(),
-        ];
-        let four = keys.all();
-        let reply = match &index {
-            None => self.call(operation, &COMMIT, &four, &arguments).await?,
-            Some(index) => {
-                let [record, lock, queue, tickets] = four;
-                let five = [record, lock, queue, tickets, index.as_bytes()];
-                self.call(operation, &COMMIT, &five, &arguments).await?
+        let expected = expected.to_bytes();
+        let write = [&expected[..], &record, ttl.as_bytes()];
+        let reply = match token {
+            None => self.call(operation, &REPLACE, &with(&keys.all()[..2], &index), &write).await?,
+            Some(token) => {
+                let token = hex(token.as_bytes());
+                let [expected, record, ttl] = write;
+                let write = [token.as_bytes(), expected, record, ttl, self.claim.as_bytes()];
+                self.call(operation, &COMMIT, &with(&keys.all(), &index), &write).await?
             }
         };
         let mut reply = Reply::new(reply, operation)?;
@@ -253,6 +239,11 @@ impl Inner {
             _ => Err(reply.unexpected()),
         }
     }
+}
+
+/// The keys of a session, and that of its user's index if the same script writes it.
+fn with<'a>(keys: &[&'a [u8]], index: &'a Option<String>) -> Vec<&'a [u8]> {
+    keys.iter().copied().chain(index.as_ref().map(String::as_bytes)).collect()
 }
 
 #[async_trait]
@@ -304,8 +295,7 @@ impl LockingStore for RedisStore {
     }
 
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
-        let token = hex(grant.token().as_bytes());
-        self.0.commit("replace_and_release", grant.key(), &token, expected, put).await
+        self.0.commit("replace_and_release", grant.key(), Some(grant.token()), expected, put).await
     }
 
     async fn delete_and_release(&self, grant: &Grant) -> Result<Deleted> {

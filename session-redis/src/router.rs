@@ -1,8 +1,8 @@
 //! Which connection a command goes to: the only one, or the one of its slot.
 
 use crate::{
-    connection::{Dialer, Events, Failure, Finder, Link},
     config::{RedisConfig, Topology},
+    connection::{Dialer, Events, Failure, Finder, Link},
     script::Call,
 };
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
@@ -71,7 +71,10 @@ impl Router {
     }
 
     /// A connection of its own for messages. In a cluster any node will do: messages reach all of them.
-    pub(crate) async fn dial_for_messages(&self, events: Events) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn dial_for_messages(
+        &self,
+        events: Events,
+    ) -> Result<MultiplexedConnection, RedisError> {
         match self {
             Self::One(link) => link.dial_for_messages(events).await,
             #[cfg(feature = "cluster")]

@@ -28,6 +28,7 @@ scripts! {
     ORPHAN = "orphan";
     RELEASE = "lib" "release";
     RENEW = "renew";
+    REPLACE = "index" "replace";
     TOUCH = "index" "touch";
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) lock: LockKind,
     pub(crate) poll: Duration,
     pub(crate) claim: String,
+    /// What a ticket says of its waiter: for how long it counts as alive after each poll, and where to wake it.
+    pub(crate) place: String,
     pub(crate) waiters: Waiters,
     random: Arc<dyn Random>,
     capabilities: Capabilities,
@@ -71,8 +73,11 @@ impl RedisStore {
         let mut instance = [0; 16];
         random.fill(&mut instance)?;
         let capabilities = capabilities(&router, config).await?;
+        let channel = crate::layout::channel(&config.prefix, &instance);
         Ok(Self(Arc::new(Inner {
-            waiters: Waiters::new(router.clone(), crate::layout::channel(&config.prefix, &instance)),
+            // Heard of twice within this time, a waiter may miss one poll and half of the next.
+            place: format!("{} {channel}", milliseconds(config.poll * 5 / 2)),
+            waiters: Waiters::new(router.clone(), channel),
             router,
             prefix: config.prefix.clone(),
             lock: config.lock,
@@ -105,8 +110,8 @@ async fn capabilities(router: &Router, config: &RedisConfig) -> Result<Capabilit
         if field(&info, "aof_enabled") != Some("1") {
             found.durability = Durability::Volatile;
         }
-        found.may_evict |= field(&info, "maxmemory") != Some("0")
-            && field(&info, "maxmemory_policy") != Some("noeviction");
+        found.may_evict |=
+            field(&info, "maxmemory") != Some("0") && field(&info, "maxmemory_policy") != Some("noeviction");
     }
     if !matches!(config.topology, crate::Topology::Server(_)) {
         // A replica that takes over lacks what was acknowledged a moment before.
@@ -243,10 +248,9 @@ impl SessionStore for RedisStore {
         let keys = self.0.keys(key);
         let ttl = milliseconds(put.ttl);
         let index = self.0.index_first("insert", key, put.principal.as_ref(), &ttl).await?;
-        let member = hex(key.as_bytes());
         let mut names = vec![keys.record.as_bytes()];
         names.extend(index.as_ref().map(String::as_bytes));
-        let arguments = [&record[..], ttl.as_bytes(), member.as_bytes()];
+        let arguments = [&record[..], ttl.as_bytes()];
         match self.0.call("insert", &INSERT, &names, &arguments).await? {
             Value::Int(0) => Ok(Inserted::Exists),
             Value::Int(_) => Ok(Inserted::Created(version)),
@@ -255,19 +259,19 @@ impl SessionStore for RedisStore {
     }
 
     async fn replace(&self, key: &StorageKey, expected: Version, put: &Put) -> Result<Replaced> {
-        self.0.commit("replace", key, "", expected, put).await
+        self.0.commit("replace", key, None, expected, put).await
     }
 
     async fn touch(&self, key: &StorageKey, expected: Version, ttl: Duration) -> Result<Touched> {
         let keys = self.0.keys(key);
-        let (expected, ttl, member) = (expected.to_bytes(), milliseconds(ttl), hex(key.as_bytes()));
+        let (expected, ttl) = (expected.to_bytes(), milliseconds(ttl));
         // A user's session takes a second step, with the index that has to know of the longer life first.
         let mut index = None;
         let mut indexed: &[u8] = b"";
         for _ in 0..2 {
             let mut names = vec![keys.record.as_bytes()];
             names.extend(index.as_ref().map(String::as_bytes));
-            let arguments = [&expected[..], ttl.as_bytes(), member.as_bytes(), indexed];
+            let arguments = [&expected[..], ttl.as_bytes(), indexed];
             let mut reply = Reply::new(self.0.call("touch", &TOUCH, &names, &arguments).await?, "touch")?;
             match &*reply.word {
                 "missing" => return Ok(Touched::Missing),

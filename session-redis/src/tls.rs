@@ -11,9 +11,7 @@ pub(crate) fn certificates(tls: Option<&Tls>) -> Result<TlsCertificates> {
     // rustls panics without a provider. An error says that the application has chosen one: that is the one to use.
     drop(rustls::crypto::ring::default_provider().install_default());
     let client_tls = match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
-        }
+        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
         (None, None) => None,
         _ => return Err(invalid("cert and key come together")),
     };

@@ -138,7 +138,10 @@ mod tests {
     #[cfg(feature = "cluster")]
     fn cluster() {
         let config = RedisConfig::from_url("redis+cluster://a:1,b").unwrap();
-        assert_eq!(config.topology, Topology::Cluster { nodes: vec![Node::new("a", 1), Node::new("b", 6379)] });
+        assert_eq!(
+            config.topology,
+            Topology::Cluster { nodes: vec![Node::new("a", 1), Node::new("b", 6379)] }
+        );
     }
 
     #[test]

@@ -83,10 +83,6 @@ impl Waiters {
         Self { shared: Arc::new(Shared { channel, waiting, subscribed }), router, task: Mutex::default() }
     }
 
-    pub(crate) fn channel(&self) -> &str {
-        &self.shared.channel
-    }
-
     pub(crate) fn is_subscribed(&self) -> bool {
         *self.shared.subscribed.borrow()
     }

@@ -42,11 +42,14 @@ async fn sessions_are_spread_and_whole() {
     for _ in 0..60 {
         let key = key();
         let with_user = put("one").principal(Some(alice));
-        let Inserted::Created(version) = store.insert(&key, &with_user).await.unwrap() else { panic!("it exists") };
+        let Inserted::Created(version) = store.insert(&key, &with_user).await.unwrap() else {
+            panic!("it exists")
+        };
         assert_eq!(store.touch(&key, version, TTL * 2).await.unwrap(), Touched::Extended);
         let (grant, stored) = granted(&store, &key, Duration::ZERO).await;
         assert_eq!(stored.principal, Some(alice));
-        let Loaded::Held(_) = store.acquire_and_load(&key, token(), LEASE, Duration::ZERO).await.unwrap() else {
+        let Loaded::Held(_) = store.acquire_and_load(&key, token(), LEASE, Duration::ZERO).await.unwrap()
+        else {
             panic!("it is mine")
         };
         let replaced = store.replace_and_release(&grant, stored.version, &with_user).await.unwrap();
@@ -97,9 +100,8 @@ async fn nothing_is_lost_while_a_slot_moves() {
     let key = key();
     insert(&store, &key, "").await;
     let over = Arc::new(AtomicBool::new(false));
-    let tasks: Vec<_> = (0..4)
-        .map(|n| tokio::spawn(count(store.clone(), key, n % 2 == 0, Arc::clone(&over))))
-        .collect();
+    let tasks: Vec<_> =
+        (0..4).map(|n| tokio::spawn(count(store.clone(), key, n % 2 == 0, Arc::clone(&over)))).collect();
     let (mut from, slot) = cluster.owner_of(&name(&key, "")).await.unwrap();
     for _ in 0..12 {
         let to = (from + 1) % 3;

@@ -5,8 +5,9 @@ mod common;
 use common::*;
 use session_conformance::servers::ServerControl as _;
 use session_core::{
-    Acquired, Deleted, Durability, Effect, ErrorKind, Grant, Inserted, Loaded, LockingStore as _, PrincipalKey,
-    Put, Released, Renewed, Replaced, SessionIndex as _, SessionLock as _, SessionStore as _, Touched,
+    Acquired, Deleted, Durability, Effect, ErrorKind, Grant, Inserted, Loaded, LockingStore as _,
+    PrincipalKey, Put, Released, Renewed, Replaced, SessionIndex as _, SessionLock as _, SessionStore as _,
+    Touched,
 };
 use session_redis::RedisStore;
 use std::time::Duration;
@@ -79,7 +80,8 @@ async fn lock_and_record_in_one_step() {
     let version = insert(&store, &key, "one").await;
     let (grant, stored) = granted(&store, &key, Duration::ZERO).await;
     assert_eq!((&stored.data[..], stored.version), (&b"one"[..], version));
-    let Loaded::Held(held) = store.acquire_and_load(&key, token(), LEASE, Duration::ZERO).await.unwrap() else {
+    let Loaded::Held(held) = store.acquire_and_load(&key, token(), LEASE, Duration::ZERO).await.unwrap()
+    else {
         panic!("it is mine")
     };
     assert!(held.retry_after.unwrap() <= LEASE);
@@ -115,7 +117,8 @@ async fn a_lease_that_ran_out_is_refused_even_when_nobody_took_it() {
     let key = key();
     let version = insert(&store, &key, "one").await;
     let short = Duration::from_millis(20);
-    let Loaded::Granted(grant, _) = store.acquire_and_load(&key, token(), short, Duration::ZERO).await.unwrap()
+    let Loaded::Granted(grant, _) =
+        store.acquire_and_load(&key, token(), short, Duration::ZERO).await.unwrap()
     else {
         panic!("it is free")
     };
@@ -125,7 +128,10 @@ async fn a_lease_that_ran_out_is_refused_even_when_nobody_took_it() {
     assert!(matches!(refused, Replaced::NotHolder(_)), "{refused:?}");
     // Missing comes first.
     assert!(matches!(store.delete(&key).await.unwrap(), Deleted::Removed(_)));
-    assert!(matches!(store.replace_and_release(&grant, version, &put("x")).await.unwrap(), Replaced::Missing));
+    assert!(matches!(
+        store.replace_and_release(&grant, version, &put("x")).await.unwrap(),
+        Replaced::Missing
+    ));
 }
 
 #[tokio::test]
@@ -136,7 +142,8 @@ async fn the_lock_alone_needs_no_record() {
     let Acquired::Granted(grant) = store.acquire(&key, token(), LEASE, Duration::ZERO).await.unwrap() else {
         panic!("it is free")
     };
-    let Acquired::Held(_) = store.acquire(&key, token(), LEASE, Duration::from_millis(30)).await.unwrap() else {
+    let Acquired::Held(_) = store.acquire(&key, token(), LEASE, Duration::from_millis(30)).await.unwrap()
+    else {
         panic!("it is mine")
     };
     assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
@@ -152,7 +159,10 @@ async fn destroy_wins_over_the_holder() {
     let version = insert(&store, &key, "one").await;
     let (grant, _) = granted(&store, &key, Duration::ZERO).await;
     assert!(matches!(store.delete(&key).await.unwrap(), Deleted::Removed(_)));
-    assert!(matches!(store.replace_and_release(&grant, version, &put("x")).await.unwrap(), Replaced::Missing));
+    assert!(matches!(
+        store.replace_and_release(&grant, version, &put("x")).await.unwrap(),
+        Replaced::Missing
+    ));
     assert!(all_keys(&server).await.is_empty(), "the holder of nothing kept its lock");
     insert(&store, &key, "two").await;
     let (grant, _) = granted(&store, &key, Duration::ZERO).await;
@@ -177,7 +187,11 @@ async fn a_foreign_or_damaged_record_is_left_where_it_is() {
         ];
         for error in errors {
             let error = error.unwrap_or_else(|| panic!("no error for {how} {what:?}"));
-            assert_eq!((error.kind(), error.effect()), (ErrorKind::Damaged, Effect::None), "{how}: {error:?}");
+            assert_eq!(
+                (error.kind(), error.effect()),
+                (ErrorKind::Damaged, Effect::None),
+                "{how}: {error:?}"
+            );
         }
         assert!(matches!(store.insert(&key, &put("x")).await.unwrap(), Inserted::Exists));
         // The lock that was taken with it is given back.

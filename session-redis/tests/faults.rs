@@ -5,7 +5,8 @@ mod common;
 use common::*;
 use session_conformance::servers::ServerControl as _;
 use session_core::{
-    Effect, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _, SessionStore as _,
+    Effect, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
+    SessionStore as _,
 };
 use session_redis::RedisStore;
 use std::{
@@ -126,7 +127,10 @@ async fn a_restart_that_keeps_nothing_is_no_lasting_error() {
     assert!(matches!(waiting.await.unwrap().unwrap(), Loaded::Missing));
     assert!(store.load(&key).await.unwrap().is_none());
     assert!(matches!(store.replace(&key, version, &put("x")).await.unwrap(), Replaced::Missing));
-    assert!(matches!(store.replace_and_release(&grant, version, &put("x")).await.unwrap(), Replaced::Missing));
+    assert!(matches!(
+        store.replace_and_release(&grant, version, &put("x")).await.unwrap(),
+        Replaced::Missing
+    ));
     assert_eq!(store.release(&grant).await.unwrap(), Released::Lost);
     // The scripts, which the new server does not know, are sent again.
     insert(&store, &key, "two").await;

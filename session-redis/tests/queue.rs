@@ -7,8 +7,8 @@ mod common;
 use common::*;
 use session_conformance::servers::redis::{Connection, RedisServer};
 use session_core::{
-    Acquired, Deleted, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _, SessionStore as _,
-    StorageKey, Token,
+    Acquired, Deleted, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
+    SessionStore as _, StorageKey, Token,
 };
 use session_redis::{LockKind, RedisConfig, RedisStore};
 use std::time::{Duration, Instant};
@@ -236,7 +236,8 @@ async fn a_lease_that_runs_out_goes_to_the_first_in_the_queue() {
     let key = key();
     insert(&store, &key, "one").await;
     let lease = Duration::from_millis(300);
-    let Loaded::Granted(dead, stored) = store.acquire_and_load(&key, token(), lease, Duration::ZERO).await.unwrap()
+    let Loaded::Granted(dead, stored) =
+        store.acquire_and_load(&key, token(), lease, Duration::ZERO).await.unwrap()
     else {
         panic!("it is free")
     };
@@ -316,7 +317,8 @@ async fn a_client_that_only_knows_set_nx() {
     let key = key();
     let version = insert(&store, &key, "one").await;
     let lock = name(&key, ":lock");
-    let set = async || server.command(["SET", &lock, "old", "NX", "PX", "5000"]).await.unwrap().text().is_some();
+    let set =
+        async || server.command(["SET", &lock, "old", "NX", "PX", "5000"]).await.unwrap().text().is_some();
     // It is excluded by us ...
     let (grant, _) = granted(&store, &key, Duration::ZERO).await;
     assert!(!set().await);

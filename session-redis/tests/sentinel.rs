@@ -6,7 +6,9 @@ mod common;
 
 use common::*;
 use session_conformance::servers::{ServerControl as _, redis::RedisSentinels};
-use session_core::{Durability, Effect, ErrorKind, Inserted, Replaced, SessionStore as _, StorageKey, Version};
+use session_core::{
+    Durability, Effect, ErrorKind, Inserted, Replaced, SessionStore as _, StorageKey, Version,
+};
 use session_redis::RedisStore;
 use std::{
     collections::HashMap,

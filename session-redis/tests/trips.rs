@@ -32,6 +32,9 @@ async fn a_read_is_one_trip_a_write_two_an_exclusive_request_two() {
     let (grant, stored) = granted(&store, &key, Duration::from_secs(1)).await;
     drop(store.replace_and_release(&grant, stored.version, &put("two")).await.unwrap());
     let version = store.load(&key).await.unwrap().unwrap().version;
+    let Replaced::Done(version) = store.replace(&key, version, &put("two")).await.unwrap() else {
+        panic!("not replaced")
+    };
     assert_eq!(store.touch(&key, version, TTL).await.unwrap(), Touched::Extended);
     sent(&server).await;
 

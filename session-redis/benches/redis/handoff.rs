@@ -1,18 +1,26 @@
 //! One session, four processes of four tasks, each update holds the lock for a millisecond.
+//!
+//! A task that was served asks again after 0 to 10 ms, as clients do: together they ask three times as often as can be
+//! served. Without that pause a spinning task that has just released takes the lock again before anybody else wakes: it
+//! does as many updates a second, and the others wait for seconds.
 
 use crate::{Limits, quantile};
 use redis::{
-    Client, Cmd, ConnectionAddr, IntoConnectionInfo as _, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
+    Client, Cmd, ConnectionAddr, IntoConnectionInfo as _, Value, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
 };
 use session_conformance::servers::redis::{RedisServer, Reply};
 use session_core::{
-    Inserted, Loaded, LockingStore as _, Put, Replaced, SessionId, SessionStore as _, StorageKey, SystemRandom,
-    Token,
+    Inserted, Loaded, LockingStore as _, Put, Replaced, SessionId, SessionStore as _, StorageKey,
+    SystemRandom, Token,
 };
 use session_redis::{RedisConfig, RedisStore};
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 use tokio::{process::Command, sync::Mutex};
@@ -21,6 +29,8 @@ pub const WORKER: &str = "handoff-worker";
 const PROCESSES: usize = 4;
 const TASKS: usize = 4;
 const HELD: Duration = Duration::from_millis(1);
+/// The longest pause between two updates of a task.
+const PAUSE: Duration = Duration::from_millis(10);
 const LEASE: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 3;
 const SECONDS: &str = "3";
@@ -79,7 +89,8 @@ async fn round(way: &str, total: &mut Total) {
         let output = child.await.expect("joined");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("text");
-        let mut numbers = text.split_ascii_whitespace().map(|number| number.parse::<f64>().expect("a number"));
+        let mut numbers =
+            text.split_ascii_whitespace().map(|number| number.parse::<f64>().expect("a number"));
         sent += numbers.next().expect("commands") as u64;
         let before = total.waits.len();
         total.waits.extend(numbers);
@@ -96,7 +107,8 @@ async fn scripts(server: &RedisServer) -> u64 {
     let lines = info.text().unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
     let calls = |name: &str| {
         let start = format!("cmdstat_{name}:calls=");
-        let line = lines.iter().find_map(|line| line.strip_prefix(&start)?.split(',').next()?.parse::<u64>().ok());
+        let line =
+            lines.iter().find_map(|line| line.strip_prefix(&start)?.split(',').next()?.parse::<u64>().ok());
         line.unwrap_or(0)
     };
     debug_assert!(matches!(info, Reply::Bytes(_)));
@@ -121,7 +133,8 @@ pub async fn work(way: &str, address: &str, key: &str, seconds: &str) {
     let tasks: Vec<_> = (0..TASKS)
         .map(|_| {
             let (store, turn) = (store.clone(), Arc::clone(&turn));
-            let mut spinner = Spinner { connection: connection.clone(), sent: Arc::clone(&sent), way: way.to_owned() };
+            let mut spinner =
+                Spinner { connection: connection.clone(), sent: Arc::clone(&sent), way: way.to_owned() };
             tokio::spawn(async move {
                 let mut waits = Vec::new();
                 while Instant::now() < until {
@@ -130,10 +143,12 @@ pub async fn work(way: &str, address: &str, key: &str, seconds: &str) {
                         Some(store) => {
                             let _turn = turn.lock().await;
                             update(store, &key, start).await
-                        }
+                        } // the next one's turn
                         None => spinner.update(start).await,
                     };
                     waits.push(waited.as_secs_f64() * 1e3);
+                    let random = Token::random(&SystemRandom).expect("random").as_bytes()[0];
+                    tokio::time::sleep(PAUSE * u32::from(random) / 255).await;
                 }
                 waits
             })
@@ -176,7 +191,8 @@ impl Spinner {
     async fn update(&mut self, start: Instant) -> Duration {
         let token = Token::random(&SystemRandom).expect("random");
         let name = token.to_string();
-        let set = redis::cmd("SET").arg("classical:lock").arg(&name).arg("NX").arg("PX").arg(10_000).to_owned();
+        let set =
+            redis::cmd("SET").arg("classical:lock").arg(&name).arg("NX").arg("PX").arg(10_000).to_owned();
         let mut tries = 0;
         while self.query(&set).await != Value::Okay {
             tokio::time::sleep(self.pause(&token, tries)).await;
@@ -186,8 +202,7 @@ impl Spinner {
         self.query(redis::cmd("GET").arg("classical")).await;
         tokio::time::sleep(HELD).await;
         self.query(redis::cmd("SET").arg("classical").arg(&[7_u8; 1024][..])).await;
-        let code =
-            "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
+        let code = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
         let mut delete = redis::cmd("EVAL");
         delete.arg(code).arg(1).arg("classical:lock").arg(&name);
         self.query(&delete).await;

@@ -7,8 +7,8 @@ use redis::{
 };
 use session_conformance::servers::{Proxy, redis::RedisServer};
 use session_core::{
-    Inserted, Loaded, LockingStore as _, Put, Replaced, SessionId, SessionStore as _, StorageKey, SystemRandom,
-    Token, Version,
+    Inserted, Loaded, LockingStore as _, Put, Replaced, SessionId, SessionStore as _, StorageKey,
+    SystemRandom, Token, Version,
 };
 use session_redis::{RedisConfig, RedisStore};
 use std::{
@@ -23,6 +23,7 @@ const LIB: &str = include_str!("../../src/scripts/lib.lua");
 const INDEX: &str = include_str!("../../src/scripts/index.lua");
 const ACQUIRE: &str = include_str!("../../src/scripts/acquire.lua");
 const COMMIT: &str = include_str!("../../src/scripts/commit.lua");
+const REPLACE: &str = include_str!("../../src/scripts/replace.lua");
 const COMPARE_AND_DELETE: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
@@ -113,6 +114,7 @@ struct ByHand {
     connection: MultiplexedConnection,
     acquire: Script,
     commit: Script,
+    replace: Script,
     compare_and_delete: Script,
 }
 
@@ -123,13 +125,16 @@ impl ByHand {
         let client = Client::open(info).expect("a client");
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(5)));
         let connection = client.get_multiplexed_async_connection_with_config(&settings).await;
+        let (acquire, commit) = ([LIB, ACQUIRE].concat(), [LIB, INDEX, COMMIT].concat());
+        let replace = [INDEX, REPLACE].concat();
         let mut hand = Self {
             connection: connection.expect("a connection"),
-            acquire: Script::new(&[LIB, ACQUIRE].concat()),
-            commit: Script::new(&[LIB, INDEX, COMMIT].concat()),
+            acquire: Script::new(&acquire),
+            commit: Script::new(&commit),
+            replace: Script::new(&replace),
             compare_and_delete: Script::new(COMPARE_AND_DELETE),
         };
-        for code in [[LIB, ACQUIRE].concat(), [LIB, INDEX, COMMIT].concat(), COMPARE_AND_DELETE.to_owned()] {
+        for code in [&*acquire, &commit, &replace, COMPARE_AND_DELETE] {
             let loaded = Cmd::new().arg("SCRIPT").arg("LOAD").arg(code).to_owned();
             let _: Value = loaded.query_async(&mut hand.connection).await.expect("loaded");
         }
@@ -143,7 +148,8 @@ impl ByHand {
     /// What handlers that add a lock do: four trips.
     async fn classical(&mut self, put: &Put) {
         let token = Token::random(&SystemRandom).expect("random").to_string();
-        let set = redis::cmd("SET").arg("classical:lock").arg(&token).arg("NX").arg("PX").arg(10_000).to_owned();
+        let set =
+            redis::cmd("SET").arg("classical:lock").arg(&token).arg("NX").arg("PX").arg(10_000).to_owned();
         assert_eq!(self.query(&set).await, Value::Okay);
         self.query(redis::cmd("GET").arg("classical")).await;
         self.query(redis::cmd("SET").arg("classical").arg(&put.data[..]).arg("PX").arg(1_800_000)).await;
@@ -154,14 +160,13 @@ impl ByHand {
 
     async fn exclusive(&mut self, key: &StorageKey, put: &Put) {
         let token = Token::random(&SystemRandom).expect("random").to_string();
-        let mut acquire = self.evalsha(self.acquire.get_hash(), key);
-        for argument in [&*token, "", "10000", "1000", "1000", "1", "", "1024"] {
-            acquire.arg(argument);
-        }
+        let mut acquire = self.evalsha(self.acquire.get_hash(), key, &["", ":lock", ":q1", ":t1"]);
+        acquire.arg(&token).arg("10000").arg("1000").arg("l").arg("");
         let Value::Array(reply) = self.query(&acquire).await else { panic!("no reply") };
         let Value::BulkString(record) = &reply[1] else { panic!("not granted") };
-        let expected = record[2..18].to_vec();
-        self.commit(key, &token, &expected, put).await;
+        let mut commit = self.evalsha(self.commit.get_hash(), key, &["", ":lock", ":q1", ":t1"]);
+        commit.arg(&token).arg(&record[2..18]).arg(Self::record(put)).arg("1800000").arg("1000");
+        self.stored(&commit).await;
     }
 
     async fn write(&mut self, key: &StorageKey, put: &Put) {
@@ -169,23 +174,25 @@ impl ByHand {
         let mut both = redis::pipe();
         both.atomic().cmd("GET").arg(&name).cmd("PTTL").arg(&name);
         let (record, _): (Vec<u8>, i64) = both.query_async(&mut self.connection).await.expect("loaded");
-        self.commit(key, "", &record[2..18], put).await;
+        let mut replace = self.evalsha(self.replace.get_hash(), key, &["", ":lock"]);
+        replace.arg(&record[2..18]).arg(Self::record(put)).arg("1800000");
+        self.stored(&replace).await;
     }
 
-    async fn commit(&mut self, key: &StorageKey, token: &str, expected: &[u8], put: &Put) {
+    fn record(put: &Put) -> Vec<u8> {
         let version = Version::random(&SystemRandom).expect("random").to_bytes();
-        let record = [&[1, 0][..], &version, &put.data].concat();
-        let mut commit = self.evalsha(self.commit.get_hash(), key);
-        commit.arg(token).arg(expected).arg(&version).arg(record);
-        commit.arg("1800000").arg("1000").arg(key.to_string());
-        let Value::Array(reply) = self.query(&commit).await else { panic!("no reply") };
+        [&[1, 0][..], &version, &put.data].concat()
+    }
+
+    async fn stored(&mut self, command: &Cmd) {
+        let Value::Array(reply) = self.query(command).await else { panic!("no reply") };
         assert_eq!(reply, [Value::BulkString(b"stored".to_vec())]);
     }
 
-    fn evalsha(&self, hash: &str, key: &StorageKey) -> Cmd {
+    fn evalsha(&self, hash: &str, key: &StorageKey, suffixes: &[&str]) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(hash).arg(4);
-        for suffix in ["", ":lock", ":q1", ":t1"] {
+        command.arg(hash).arg(suffixes.len());
+        for suffix in suffixes {
             command.arg(format!("bench:{{{key}}}{suffix}"));
         }
         command

@@ -23,9 +23,11 @@ impl RedisCluster {
         for number in 0..3_u16 {
             // By default the bus is 10,000 above the port, which a free port may not leave room for.
             let bus = free_port()?.to_string();
-            let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+            let arguments =
+                ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
             let node = RedisServer::with(&arguments).await?;
-            let (first, last) = (SLOTS / 3 * number, if number == 2 { SLOTS - 1 } else { SLOTS / 3 * (number + 1) - 1 });
+            let (first, last) =
+                (SLOTS / 3 * number, if number == 2 { SLOTS - 1 } else { SLOTS / 3 * (number + 1) - 1 });
             let (first, last) = (first.to_string(), last.to_string());
             node.command(["CLUSTER", "ADDSLOTSRANGE", &first, &last]).await?;
             node.command(["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]).await?;
@@ -42,7 +44,8 @@ impl RedisCluster {
             for node in &nodes {
                 let Ok(info) = node.command(["CLUSTER", "INFO"]).await else { return false };
                 let complete = |info: &str| {
-                    info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+                    info.contains("cluster_state:ok")
+                        && info.contains("cluster_known_nodes:3")
                         && info.contains("cluster_slots_ok:16384")
                 };
                 if !info.text().is_some_and(complete) {

@@ -26,7 +26,9 @@ impl RedisSentinels {
         let mut servers = vec![primary];
         for _ in 0..2 {
             let replica_of = format!("127.0.0.1 {port}");
-            servers.push(RedisServer::with(&["--replicaof", &replica_of, "--repl-diskless-sync-delay", "0"]).await?);
+            servers.push(
+                RedisServer::with(&["--replicaof", &replica_of, "--repl-diskless-sync-delay", "0"]).await?,
+            );
         }
         let configuration = format!(
             "sentinel monitor {NAME} 127.0.0.1 {port} 2\nsentinel down-after-milliseconds {NAME} 500\n\
@@ -44,7 +46,8 @@ impl RedisSentinels {
     /// The URL for clients.
     #[must_use]
     pub fn url(&self) -> String {
-        let sentinels: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.address().to_string()).collect();
+        let sentinels: Vec<_> =
+            self.sentinels.iter().map(|sentinel| sentinel.address().to_string()).collect();
         format!("redis+sentinel://{}/{NAME}", sentinels.join(","))
     }
 
@@ -90,7 +93,9 @@ impl RedisSentinels {
             for sentinel in &self.sentinels {
                 let Ok(state) = sentinel.command(["SENTINEL", "master", NAME]).await else { return false };
                 let fields: Vec<_> = state.list().iter().filter_map(Reply::text).collect();
-                let of = |name: &str| fields.iter().position(|field| *field == name).map(|place| fields[place + 1]);
+                let of = |name: &str| {
+                    fields.iter().position(|field| *field == name).map(|place| fields[place + 1])
+                };
                 if (of("num-slaves"), of("num-other-sentinels")) != (Some("2"), Some("2")) {
                     return false;
                 }
