@@ -61,7 +61,7 @@ pub struct RedisConfig {
     pub response_timeout: Duration,
     /// How waiters get the lock.
     pub lock: LockKind,
-    /// How often a waiter in the queue looks for itself, should its wake-up be lost. Less than `claim`. Default 400 ms.
+    /// How often a waiter in the queue looks for itself, should its wake-up be lost. At most half of `claim`. Default 400 ms.
     pub poll: Duration,
     /// How long a lock that was handed over waits to be claimed before it passes on. Default 1 s.
     pub claim: Duration,
@@ -291,8 +291,8 @@ impl RedisConfig {
                 return Err(invalid(format!("{name} is between 1ms and 60s, not {duration:?}")));
             }
         }
-        if self.poll >= self.claim {
-            return Err(invalid("poll is shorter than claim, or a living waiter loses its place"));
+        if self.poll * 2 > self.claim {
+            return Err(invalid("claim is at least twice poll, or a living waiter loses its place"));
         }
         let (nodes, feature) = match &self.topology {
             Topology::Server(node) => (std::slice::from_ref(node), None),

@@ -75,8 +75,9 @@ impl RedisStore {
         let capabilities = capabilities(&router, config).await?;
         let channel = crate::layout::channel(&config.prefix, &instance);
         Ok(Self(Arc::new(Inner {
-            // Heard of twice within this time, a waiter may miss one poll and half of the next.
-            place: format!("{} {channel}", milliseconds(config.poll * 5 / 2)),
+            // A waiter may be late by one poll and a half. Not longer than the claim: when a dead one has let the first claim pass,
+            // all who died before it are known to be dead, and nobody waits for a second one (see tests/model.rs).
+            place: format!("{} {channel}", milliseconds(config.claim.min(config.poll * 5 / 2))),
             waiters: Waiters::new(router.clone(), channel),
             router,
             prefix: config.prefix.clone(),

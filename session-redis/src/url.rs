@@ -158,7 +158,7 @@ mod tests {
             ("redis://a?lok=spin", "known: prefix, lock"),
             ("redis://a?lock=sleep", "queue and spin"),
             ("redis://a?poll=1", "500ms"),
-            ("redis://a?poll=2s", "shorter than claim"),
+            ("redis://a?poll=600ms", "twice poll"),
             ("redis://a?claim=2m", "500ms"),
             ("redis://a?connect_timeout=0ms", "between"),
             ("redis://a?prefix=", "prefix"),

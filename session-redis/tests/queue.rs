@@ -1,6 +1,6 @@
 //! The queue for the lock, with each of its faults forced: nothing here waits for luck.
 //!
-//! A store "that never polls" has a poll of 50 seconds: what it learns in time, it was told.
+//! A store "that never polls" has a poll of 30 seconds: what it learns in time, it was told.
 
 mod common;
 

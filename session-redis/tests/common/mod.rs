@@ -39,8 +39,8 @@ pub async fn store(server: &RedisServer) -> RedisStore {
 /// Polls so seldom that only messages can be in time.
 pub async fn store_that_never_polls(server: &RedisServer) -> RedisStore {
     let mut config = config(server);
-    config.poll = Duration::from_secs(50);
-    config.claim = Duration::from_secs(59);
+    config.poll = Duration::from_secs(30);
+    config.claim = Duration::from_secs(60);
     RedisStore::connect(&config).await.unwrap()
 }
 
