@@ -4,6 +4,8 @@
 //! `cargo bench -p session-redis` starts its own servers, takes about a minute and a half, and fails when a figure is over its limit.
 //! Ways are interleaved, update by update or second by second, so that whatever else the machine does hits all alike.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a bench that cannot run says so")]
+
 #[path = "redis/handoff.rs"]
 mod handoff;
 #[path = "redis/latency.rs"]
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
 
 /// What was promised, and whether it was kept.
 #[derive(Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     broken: usize,
 }
 

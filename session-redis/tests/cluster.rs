@@ -1,5 +1,6 @@
 //! A cluster: every session in one slot, every slot where it is, also while one is on its way.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![cfg(feature = "cluster")]
 
 mod common;

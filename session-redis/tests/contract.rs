@@ -1,5 +1,7 @@
 //! What the store promises, step by step, on a real server; the suite does the rest.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;

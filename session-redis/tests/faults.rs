@@ -1,5 +1,7 @@
 //! Futures dropped at every await, servers that restart, hang and cut, and everything at once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;

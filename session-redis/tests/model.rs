@@ -4,6 +4,8 @@
 //! promise. Each rule is then taken away, and a state that breaks a promise is found: so the rule is needed, and the model
 //! would have noticed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use std::collections::{HashMap, VecDeque};
 
 const CLIENTS: usize = 4;
@@ -50,9 +52,14 @@ const ALL: Rules = Rules {
 enum Phase {
     Idle,
     /// Asleep until the next poll; if it stands still (a fault), for so long.
-    Waiting { poll: u8, still: u8 },
+    Waiting {
+        poll: u8,
+        still: u8,
+    },
     /// Inside, for so long at most.
-    Holding { work: u8 },
+    Holding {
+        work: u8,
+    },
     /// Inside past its lease: it will try to release late.
     Late,
     /// Killed.
@@ -267,7 +274,8 @@ impl State {
     }
 
     fn check(self) -> Next {
-        let holders = self.clients.iter().enumerate().filter(|(_, client)| matches!(client, Phase::Holding { .. }));
+        let holders =
+            self.clients.iter().enumerate().filter(|(_, client)| matches!(client, Phase::Holding { .. }));
         for (c, _) in holders {
             if self.lock.is_none_or(|(owner, ..)| usize::from(owner) != c) {
                 return Err(Broken("two holders"));

@@ -1,5 +1,7 @@
 //! Keys that lost their expiry are found, and removed when asked to; nothing else is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;

@@ -2,6 +2,8 @@
 //!
 //! A store "that never polls" has a poll of 30 seconds: what it learns in time, it was told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;
@@ -133,7 +135,7 @@ async fn a_waiter_that_gave_up_leaves_no_place_behind() {
     until_queued(&server, &key, 2).await;
     leaving.abort();
     assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
-    drop(next.await.unwrap());
+    next.await.unwrap();
 }
 
 /// By a user who may not publish.
@@ -254,7 +256,7 @@ async fn a_lease_that_runs_out_goes_to_the_first_in_the_queue() {
     let refused = store.replace_and_release(&dead, stored.version, &put("late")).await.unwrap();
     assert!(matches!(refused, Replaced::NotHolder(_)));
     assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
-    drop(second.await.unwrap());
+    second.await.unwrap();
 }
 
 #[tokio::test]
@@ -420,5 +422,5 @@ async fn asking_again_keeps_the_place() {
     assert!(matches!(granted.unwrap().unwrap(), Acquired::Granted(_)));
     assert!(!other.is_finished());
     assert_eq!(store.release(&Grant::new(key, mine)).await.unwrap(), Released::Freed);
-    drop(other.await.unwrap());
+    other.await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! A primary that dies, one that only hangs, and one that becomes a replica: clients find the next by themselves.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![cfg(feature = "sentinel")]
 
 mod common;

@@ -1,5 +1,7 @@
 //! Round trips, counted by a proxy, and commands, counted by the server itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use common::*;

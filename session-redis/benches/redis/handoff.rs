@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::{process::Command, sync::Mutex};
 
-pub const WORKER: &str = "handoff-worker";
+pub(crate) const WORKER: &str = "handoff-worker";
 const PROCESSES: usize = 4;
 const TASKS: usize = 4;
 const HELD: Duration = Duration::from_millis(1);
@@ -45,7 +45,7 @@ struct Total {
     commands: u64,
 }
 
-pub async fn run(limits: &mut Limits) {
+pub(crate) async fn run(limits: &mut Limits) {
     println!("\n# One session, {PROCESSES} processes of {TASKS} tasks, 1 ms held");
     let mut totals: [Total; 3] = Default::default();
     for _ in 0..ROUNDS {
@@ -120,7 +120,7 @@ fn config(address: SocketAddr) -> RedisConfig {
 }
 
 /// A process: prints how many commands it sent, and each wait in milliseconds.
-pub async fn work(way: &str, address: &str, key: &str, seconds: &str) {
+pub(crate) async fn work(way: &str, address: &str, key: &str, seconds: &str) {
     let address: SocketAddr = address.parse().expect("an address");
     let until = Instant::now() + Duration::from_secs(seconds.parse().expect("seconds"));
     let key = parse(key);

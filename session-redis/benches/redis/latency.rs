@@ -27,7 +27,7 @@ const REPLACE: &str = include_str!("../../src/scripts/replace.lua");
 const COMPARE_AND_DELETE: &str =
     "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end";
 
-pub async fn run(limits: &mut Limits) {
+pub(crate) async fn run(limits: &mut Limits) {
     let server = RedisServer::start().await.expect("redis-server");
     println!("\n# Latency of one update, microseconds (p50), 1 KiB");
     let near = measure(server.address(), 8000).await;

@@ -1,6 +1,7 @@
 //! What the tests share: a server, or a loud word that there is none; tokens, keys, records.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use session_conformance::servers::redis::{RedisServer, Reply};
 use session_core::{
