@@ -177,6 +177,15 @@ impl Default for RedisConfig {
     }
 }
 
+/// Whether a URL with this scheme is one for [`RedisConfig::from_url`].
+#[must_use]
+pub fn is_ours(scheme: &str) -> bool {
+    SCHEMES.contains(&scheme)
+}
+
+const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+
 impl RedisConfig {
     /// One server, everything else by default.
     #[must_use]
@@ -210,10 +219,8 @@ impl RedisConfig {
             },
             "redis+cluster" | "rediss+cluster" => Topology::Cluster { nodes: url.nodes(DEFAULT_PORT)? },
             other => {
-                return Err(invalid(format!(
-                    "unknown scheme {other:?}; known: redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster, \
-                     rediss+cluster"
-                )));
+                let known = SCHEMES.join(", ");
+                return Err(invalid(format!("unknown scheme {other:?}; known: {known}")));
             }
         };
         if let Some(database) = path.next() {

@@ -113,6 +113,32 @@ impl RedisStore {
         Ok(report)
     }
 
+    /// Removes every session, lock and index under this store's prefix, and nothing else. For tests and for farewells: a
+    /// session that is written meanwhile may stay.
+    ///
+    /// # Errors
+    /// When the server does not answer. What was removed by then is removed.
+    pub async fn purge(&self) -> Result<u64> {
+        let failed = |failure: Failure| failure.into_error("purge");
+        let mut removed = 0;
+        for link in self.0.router.primaries().await.map_err(failed)? {
+            let mut cursor = "0".to_owned();
+            loop {
+                let keys = self.step(&link, &mut cursor, 1000).await?;
+                for key in keys.iter().filter(|key| self.kind_of(key).is_some()) {
+                    let mut command = Cmd::new();
+                    command.arg("UNLINK").arg(key);
+                    let reply = self.0.router.send(key, &command).await.map_err(failed)?;
+                    removed += u64::from(reply == Value::Int(1));
+                }
+                if cursor == "0" {
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
     async fn step(&self, link: &Link, cursor: &mut String, batch: usize) -> Result<Vec<Vec<u8>>> {
         let mut scan = Cmd::new();
         // No character of a prefix means anything in a pattern.

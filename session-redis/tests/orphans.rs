@@ -53,6 +53,12 @@ async fn they_are_found_reported_and_removed() {
     assert!(store.load(&healthy).await.unwrap().is_some());
     assert!(store.load(&record).await.unwrap().is_none());
     assert_eq!(all_keys(&server).await.len(), 6);
+    // All of ours, and nothing of others.
+    assert_eq!(store.purge().await.unwrap(), 3);
+    let mut left = all_keys(&server).await;
+    left.sort();
+    assert_eq!(left, ["other", "session:settings", "session:{not-ours}"]);
+    server.command(["SET", &name(&lock, ":lock"), "left behind"]).await.unwrap();
     search.limit = 0;
     assert!(store.orphans(search).await.unwrap().more);
 }
