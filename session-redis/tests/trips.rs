@@ -94,3 +94,34 @@ async fn a_contended_update_is_three_commands() {
     assert_eq!(sent.keys().collect::<Vec<_>>(), [&"evalsha"], "{sent:?}");
     assert!(sent["evalsha"] <= 3 * UPDATES, "{sent:?}");
 }
+
+/// As an application sees it: the portable part adds no trip of its own.
+#[tokio::test]
+async fn a_request_costs_no_more_trips_than_its_driver() {
+    use session_core::{Key, Sessions};
+    const COUNT: Key<u64> = Key::new("count");
+    let Some(server) = server(&[]).await else { return };
+    let proxy = Proxy::start(server.address(), Duration::ZERO).await.unwrap();
+    let store = RedisStore::connect_url(&format!("redis://{}", proxy.address())).await.unwrap();
+    let sessions = Sessions::builder(store).build().unwrap();
+    let session = sessions.create();
+    session.insert(COUNT, &0).unwrap();
+    session.commit().await.unwrap();
+    let id = session.id().unwrap();
+    let count = |session: &session_core::Session| session.update(COUNT, |count| *count += 1);
+    for warm in [true, false] {
+        let before = proxy.traffic().trips;
+        sessions.update(&id, count).await.unwrap();
+        let write = proxy.traffic().trips - before;
+        sessions.exclusive(&id, async |session| count(session)).await.unwrap();
+        let exclusive = proxy.traffic().trips - before - write;
+        assert_eq!(
+            sessions.read(&id).await.unwrap().unwrap().get(COUNT).unwrap(),
+            Some(if warm { 2 } else { 4 })
+        );
+        let read = proxy.traffic().trips - before - write - exclusive;
+        if !warm {
+            assert_eq!((write, exclusive, read), (2, 2, 1));
+        }
+    }
+}
