@@ -6,6 +6,9 @@
 //! [`poll`](crate::RedisConfig::poll), and when the lease of the present holder should end; what was handed over and not claimed passes on after
 //! [`claim`](crate::RedisConfig::claim). So a living waiter waits at most `claim + poll` after the last fault.
 //!
+//! An `acquire` that is dropped gives its ticket, or the lock that it was just granted, back in the background: ask again with
+//! a new token. Until the deadline it outlives lost connections; the last error is its answer then.
+//!
 //! ```no_run
 //! use session_core::{Loaded, LockingStore, Put, Replaced, StorageKey, SystemRandom, Token};
 //! use session_redis::RedisStore;

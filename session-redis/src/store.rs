@@ -16,7 +16,7 @@
 
 use crate::{
     config::{LockKind, RedisConfig},
-    connection::{Failure, check_version, field},
+    connection::{Failure, Link, check_version, field},
     layout::{Keys, decode, encode, hex, index_key, milliseconds},
     router::Router,
     script::{Call, DELETE, INDEX_ADD, INSERT, Script, TOUCH},
@@ -29,7 +29,7 @@ use session_core::{
     Replaced, Result, SessionIndex, SessionStore, SessionSweeper, StorageKey, Stored, SystemRandom, Touched,
     Version,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// The longest record, in bytes. Redis takes more, but one connection carries everybody's replies.
 pub const MAX_VALUE: usize = 16 << 20;
@@ -100,7 +100,7 @@ impl RedisStore {
 
 /// What every server promises, at least; asked once.
 async fn capabilities(router: &Router, config: &RedisConfig) -> Result<Capabilities> {
-    let mut found = Capabilities::new(Durability::Restart);
+    let mut found = Capabilities::new(Durability::PowerLoss);
     found.fencing = true;
     found.max_value = MAX_VALUE;
     let failed = |failure: Failure| Failure { effect: Effect::None, ..failure }.into_error("connect");
@@ -108,9 +108,11 @@ async fn capabilities(router: &Router, config: &RedisConfig) -> Result<Capabilit
         let info = link.run(Cmd::new().arg("INFO")).await.map_err(failed)?;
         let info: String = redis::from_redis_value(info).map_err(|error| Error::backend("connect", error))?;
         check_version(&info)?;
-        if field(&info, "aof_enabled") != Some("1") {
-            found.durability = Durability::Volatile;
-        }
+        found.durability = found.durability.min(match field(&info, "aof_enabled") {
+            Some("1") if flushes_always(&link).await => Durability::PowerLoss,
+            Some("1") => Durability::Restart, // handed to the operating system before the reply
+            _ => Durability::Volatile,
+        });
         found.may_evict |=
             field(&info, "maxmemory") != Some("0") && field(&info, "maxmemory_policy") != Some("noeviction");
     }
@@ -119,6 +121,14 @@ async fn capabilities(router: &Router, config: &RedisConfig) -> Result<Capabilit
         found.durability = Durability::Volatile;
     }
     Ok(found)
+}
+
+/// Whether each write is on the disk before its reply. Who may not ask is promised less.
+async fn flushes_always(link: &Link) -> bool {
+    let mut question = redis::cmd("CONFIG");
+    question.arg("GET").arg("appendfsync");
+    let answer = link.run(&question).await.ok().map(redis::from_redis_value::<HashMap<String, String>>);
+    matches!(answer, Some(Ok(settings)) if settings.get("appendfsync").is_some_and(|value| value == "always"))
 }
 
 impl Inner {

@@ -175,7 +175,9 @@ impl RedisServer {
     async fn is_ours(&self) -> bool {
         let Ok(info) = self.command(["INFO", "server"]).await else { return false };
         let ours = format!("process_id:{}", self.process().id());
+        // It answers INFO also while it still loads its data, and PING only afterwards.
         info.text().is_some_and(|info| info.lines().any(|line| line == ours))
+            && self.command(["PING"]).await.is_ok()
     }
 }
 

@@ -62,12 +62,7 @@ impl Redis {
     async fn private() -> Result<Self, Missing> {
         let server = RedisServer::durable().await.map_err(Missing::Server)?;
         let url = server.url();
-        Ok(Self {
-            url,
-            prefix: "cell-".to_owned(),
-            cells: AtomicU32::new(0),
-            server: Some(Arc::new(server)),
-        })
+        Ok(Self { url, prefix: "cell-".to_owned(), cells: AtomicU32::new(0), server: Some(Arc::new(server)) })
     }
 }
 
@@ -110,7 +105,9 @@ impl Drop for Cleaner {
         });
         match cleaning.join() {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => eprintln!("something of this run is left on the server until it expires: {error}"),
+            Ok(Err(error)) => {
+                eprintln!("something of this run is left on the server until it expires: {error}")
+            }
             Err(_) => eprintln!("something of this run is left on the server until it expires"),
         }
     }
