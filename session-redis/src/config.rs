@@ -57,7 +57,7 @@ pub struct RedisConfig {
     pub prefix: String,
     /// How long to try for a connection before an operation fails, without effect. Default 2 s.
     pub connect_timeout: Duration,
-    /// How long to wait for a reply before an operation fails, its effect unknown. Default 1 s.
+    /// How long to wait for a reply before an operation fails, its effect unknown. Default 2 s.
     pub response_timeout: Duration,
     /// How waiters get the lock.
     pub lock: LockKind,
@@ -169,7 +169,7 @@ impl Default for RedisConfig {
             tls: None,
             prefix: "session:".to_owned(),
             connect_timeout: Duration::from_secs(2),
-            response_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(2),
             lock: LockKind::default(),
             poll: Duration::from_millis(400),
             claim: Duration::from_secs(1),
