@@ -16,6 +16,7 @@
 //! ```
 
 mod proxy;
+pub mod redis;
 
 pub use proxy::{Proxy, Traffic};
 
