@@ -227,7 +227,7 @@ impl Writer<'_> {
         }
     }
 
-    async fn prepare(&self) -> Result<Prepared> {
+    async fn prepare(&mut self) -> Result<Prepared> {
         let commits = self.base.live.commits.and(self.commit);
         let principal = self.principal.or(self.base.principal);
         let deadline = self.base.live.deadline;
@@ -331,6 +331,7 @@ impl Writer<'_> {
             return Err(gone());
         };
         (self.hold, self.turn) = (None, None); // both are of the old id
+        self.rotate = false; // it has happened: a second new id would leave the winner's client with a dead one
         self.key = successor.storage_key();
         self.id = successor;
         match self.core.store.load(&self.key).await? {

@@ -135,7 +135,7 @@ impl Core {
         let mut lost_replies = 0;
         loop {
             let wait = deadline.saturating_duration_since(Instant::now());
-            let longest = match self.store.acquire_and_load(key, token, lease, wait).await {
+            let held_for = match self.store.acquire_and_load(key, token, lease, wait).await {
                 Ok(Loaded::Granted(_, stored)) => {
                     return Ok(Some((Hold::new(asked, lease, max_hold), stored)));
                 }
@@ -155,7 +155,9 @@ impl Core {
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Busy, "lock").with_context("not within lock_wait"));
             }
-            sleep(backoff.next(&*self.random)?.min(longest).min(left)).await;
+            // Awake as soon as the lease can be over, but never in a tight loop.
+            let longest = held_for.max(Duration::from_millis(1)).min(left);
+            sleep(backoff.next(&*self.random)?.min(longest)).await;
         }
     }
 

@@ -46,6 +46,9 @@ pub enum Access {
     /// request was shown must come out the same.
     Write,
     /// The lock first, for side effects that must not happen twice at once. Never replayed: a refusal is returned.
+    ///
+    /// A request that holds the lock and opens the same session again, or commits to it through another handle, waits for
+    /// itself until `lock_wait` is over: [`ErrorKind::Busy`].
     Exclusive,
 }
 
@@ -316,5 +319,30 @@ impl Snapshot {
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryStore;
+
+    #[test]
+    fn every_future_can_move_between_threads() -> Result<()> {
+        fn send(_: &impl Send) {}
+        let sessions = Sessions::builder(MemoryStore::default()).build()?;
+        let (session, id) = (sessions.create(), SessionId::random(&crate::SystemRandom)?);
+        send(&sessions.open(&id, Access::Exclusive));
+        send(&sessions.read(&id));
+        send(&sessions.update(&id, |_| Ok(())));
+        send(&sessions.exclusive(&id, async |_| Ok(())));
+        send(&sessions.destroy(&id));
+        send(&sessions.revoke(&id.storage_key()));
+        send(&sessions.for_principal("user"));
+        send(&sessions.revoke_all("user"));
+        send(&sessions.sweep(1));
+        send(&session.commit());
+        send(&session.upgrade(Access::Exclusive));
+        Ok(())
     }
 }
