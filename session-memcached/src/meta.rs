@@ -116,7 +116,7 @@ async fn send(wire: &mut Wire, request: &[u8]) -> Result<(), Fault> {
 /// The reply to [`Request::get`]: the item, of at most `limit` bytes.
 pub(crate) async fn item(wire: &mut Wire, limit: usize, opaque: u64) -> Result<Option<Item>, Fault> {
     let head = line(wire).await?;
-    if head == b"EN" {
+    if is_miss(&head, opaque) {
         return Ok(None);
     }
     let (length, cas, left) = item_head(&head, opaque).ok_or_else(|| Fault::from_line(&head))?;
@@ -154,7 +154,7 @@ pub(crate) async fn exists(wire: &mut Wire, opaque: u64) -> Result<bool, Fault> 
     let line = line(wire).await?;
     match code(&line, opaque) {
         Some("HD") => Ok(true),
-        _ if line == b"EN" => Ok(false),
+        _ if is_miss(&line, opaque) => Ok(false),
         _ => Err(Fault::from_line(&line)),
     }
 }
@@ -187,6 +187,11 @@ pub(crate) async fn added(wire: &mut Wire) -> Result<bool, Fault> {
         b"NOT_STORED" => Ok(false),
         other => Err(Fault::from_line(other)),
     }
+}
+
+/// Whether this is the reply of `mg` for what is not there. Not every such reply repeats the flags.
+fn is_miss(line: &[u8], opaque: u64) -> bool {
+    line == b"EN" || code(line, opaque) == Some("EN")
 }
 
 /// The code of a reply without a value, if it answers this request.
@@ -236,6 +241,8 @@ mod tests {
         for bad in ["HD O8", "HD", "", "STORED"] {
             assert_eq!(code(bad.as_bytes(), 7), None, "{bad}");
         }
+        assert!(is_miss(b"EN", 7) && is_miss(b"EN O7", 7));
+        assert!(!is_miss(b"EN O8", 7) && !is_miss(b"END", 7) && !is_miss(b"HD O7", 7));
     }
 
     #[test]
