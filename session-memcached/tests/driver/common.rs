@@ -9,11 +9,11 @@ use session_core::{
 use session_memcached::{MemcachedConfig, MemcachedStore, Protocol};
 use std::time::Duration;
 
-pub const TTL: Duration = Duration::from_secs(60);
-pub const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
 /// What a time may be off: the server counts seconds.
-pub const RESOLUTION: Duration = Duration::from_secs(1);
-pub const BOTH: [Protocol; 2] = [Protocol::Meta, Protocol::Plain];
+pub(crate) const RESOLUTION: Duration = Duration::from_secs(1);
+pub(crate) const BOTH: [Protocol; 2] = [Protocol::Meta, Protocol::Plain];
 
 /// Runs the test's body with a server, or says loudly why not.
 #[macro_export]
@@ -29,7 +29,7 @@ macro_rules! with_server {
     };
 }
 
-pub async fn server(arguments: &[&str]) -> Option<MemcachedServer> {
+pub(crate) async fn server(arguments: &[&str]) -> Option<MemcachedServer> {
     if program().is_none() {
         let required = std::env::var("SESSION_REQUIRE").unwrap_or_default();
         assert!(!required.contains("memcached"), "memcached is required and not installed");
@@ -39,48 +39,48 @@ pub async fn server(arguments: &[&str]) -> Option<MemcachedServer> {
     Some(MemcachedServer::with(arguments).await.expect("memcached starts"))
 }
 
-pub fn config(server: &MemcachedServer, protocol: Protocol) -> MemcachedConfig {
+pub(crate) fn config(server: &MemcachedServer, protocol: Protocol) -> MemcachedConfig {
     let mut config = MemcachedConfig::from_url(&server.url()).expect("its own URL");
     config.protocol = protocol;
     config
 }
 
-pub async fn store(server: &MemcachedServer, protocol: Protocol) -> MemcachedStore {
+pub(crate) async fn store(server: &MemcachedServer, protocol: Protocol) -> MemcachedStore {
     MemcachedStore::connect(&config(server, protocol)).await.expect("it answers")
 }
 
-pub fn new_key() -> StorageKey {
+pub(crate) fn new_key() -> StorageKey {
     SessionId::random(&SystemRandom).expect("randomness").storage_key()
 }
 
-pub fn new_token() -> Token {
+pub(crate) fn new_token() -> Token {
     Token::random(&SystemRandom).expect("randomness")
 }
 
-pub fn put(data: impl Into<Bytes>) -> Put {
+pub(crate) fn put(data: impl Into<Bytes>) -> Put {
     Put::new(data.into(), TTL)
 }
 
-pub fn data_key(key: &StorageKey) -> String {
+pub(crate) fn data_key(key: &StorageKey) -> String {
     format!("session:{key}")
 }
 
-pub fn lock_key(key: &StorageKey) -> String {
+pub(crate) fn lock_key(key: &StorageKey) -> String {
     format!("session:{key}:lock")
 }
 
-pub async fn insert(store: &MemcachedStore, key: &StorageKey, data: &'static str) -> Version {
+pub(crate) async fn insert(store: &MemcachedStore, key: &StorageKey, data: &'static str) -> Version {
     match store.insert(key, &put(data)).await.expect("insert") {
         Inserted::Created(version) => version,
         Inserted::Exists => panic!("a new key exists"),
     }
 }
 
-pub async fn load(store: &MemcachedStore, key: &StorageKey) -> Stored {
+pub(crate) async fn load(store: &MemcachedStore, key: &StorageKey) -> Stored {
     store.load(key).await.expect("load").expect("it is there")
 }
 
-pub async fn replace(
+pub(crate) async fn replace(
     store: &MemcachedStore,
     key: &StorageKey,
     version: Version,
@@ -92,19 +92,19 @@ pub async fn replace(
     }
 }
 
-pub async fn lock(store: &MemcachedStore, key: &StorageKey) -> (Grant, Stored) {
+pub(crate) async fn lock(store: &MemcachedStore, key: &StorageKey) -> (Grant, Stored) {
     match store.acquire_and_load(key, new_token(), LEASE, Duration::ZERO).await.expect("acquire_and_load") {
         Loaded::Granted(grant, stored) => (grant, stored),
         other => panic!("acquire_and_load: {other:?}"),
     }
 }
 
-pub async fn locked(store: &MemcachedStore, key: &StorageKey) -> session_core::Result<Loaded> {
+pub(crate) async fn locked(store: &MemcachedStore, key: &StorageKey) -> session_core::Result<Loaded> {
     store.acquire_and_load(key, new_token(), LEASE, Duration::ZERO).await
 }
 
 /// Asked by another one, it is held, for no longer than its lease.
-pub async fn assert_held(store: &MemcachedStore, key: &StorageKey) {
+pub(crate) async fn assert_held(store: &MemcachedStore, key: &StorageKey) {
     let Acquired::Held(held) = store.acquire(key, new_token(), LEASE, Duration::ZERO).await.expect("acquire")
     else {
         panic!("it is held by another")
@@ -112,6 +112,6 @@ pub async fn assert_held(store: &MemcachedStore, key: &StorageKey) {
     assert!(held.retry_after.is_some_and(|left| left <= LEASE + RESOLUTION), "{held:?}");
 }
 
-pub async fn release(store: &MemcachedStore, grant: &Grant) {
+pub(crate) async fn release(store: &MemcachedStore, grant: &Grant) {
     assert_eq!(store.release(grant).await.expect("release"), Released::Freed);
 }
