@@ -65,16 +65,13 @@ impl Server {
             Ok(Err(other)) => {
                 Error::unavailable(operation, format!("{other:?}")).with_context(self.name.clone())
             }
-            Err(elapsed) => {
-                let pool = self.pool.status();
-                Error::unavailable(operation, elapsed).with_context(format!(
-                    "{}: no connection within {:?} ({} of {} in use)",
-                    self.name,
-                    self.timeout,
-                    pool.size.saturating_sub(pool.available),
-                    pool.max_size,
-                ))
-            }
+            // All in use, or the server accepts no new one: from here both look the same.
+            Err(elapsed) => Error::unavailable(operation, elapsed).with_context(format!(
+                "{}: no connection within {:?} (at most {} at a time)",
+                self.name,
+                self.timeout,
+                self.pool.status().max_size,
+            )),
         };
         Err(error.with_effect(Effect::None))
     }

@@ -205,7 +205,20 @@ impl ServerControl for MemcachedServer {
     }
 
     async fn pause(&self) -> io::Result<()> {
-        self.process().pause()
+        let id = {
+            let process = self.process();
+            process.pause()?;
+            process.id()
+        };
+        // The signal stops each thread when it next looks: until then one may still answer.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !is_stopped(id) {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "memcached does not stop"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     async fn resume(&self) -> io::Result<()> {
@@ -218,6 +231,16 @@ impl ServerControl for MemcachedServer {
         self.proxy.as_ref().ok_or_else(without)?.cut();
         Ok(())
     }
+}
+
+/// Whether all threads of a process are stopped, where `/proc` tells; else that is taken for granted.
+fn is_stopped(id: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it is in parentheses and can hold anything.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 fn spawn(program: &Path, port: u16, arguments: &[String]) -> io::Result<Process> {
