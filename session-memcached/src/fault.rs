@@ -3,7 +3,6 @@
 use std::{fmt, io};
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(crate) enum Fault {
     /// The line broke.
     Io(io::Error),
@@ -40,6 +39,13 @@ impl fmt::Display for Fault {
             // What it says could be a record: it is for nobody's log.
             Self::Garbled(line) => write!(f, "the server said something else ({} bytes)", line.len()),
         }
+    }
+}
+
+/// As `Display`: errors are logged with it.
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -71,10 +71,7 @@ fn said(error: &Error, line: &str) -> bool {
 /// The crate gives lines that it did not expect as errors of the kind `Other`.
 fn fault(error: Error) -> Fault {
     match error.kind() {
-        ErrorKind::Other => match Fault::from_line(error.to_string().as_bytes()) {
-            refused @ Fault::Refused(_) => refused,
-            _ => Fault::Io(error),
-        },
+        ErrorKind::Other => Fault::from_line(error.to_string().as_bytes()),
         _ => Fault::Io(error),
     }
 }
