@@ -50,7 +50,7 @@ pub struct MemcachedConfig {
     /// Which commands are used.
     pub protocol: Protocol,
     /// How long an operation may take, from waiting for a connection to the last byte of the reply, before it fails.
-    /// The time spent waiting for a lock is not counted. Default 1 s.
+    /// The time spent waiting for a lock is not counted. Default 2 s.
     pub timeout: Duration,
     /// How many connections to each server. Default 16.
     pub pool: NonZeroUsize,
@@ -131,7 +131,7 @@ impl MemcachedConfig {
             servers: servers.into_iter().collect(),
             prefix: "session:".to_owned(),
             protocol: Protocol::Auto,
-            timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(2),
             pool: const { NonZeroUsize::new(16).unwrap() },
             max_value: None,
         }
