@@ -14,7 +14,7 @@ pub(super) struct SessionsDoNotMix;
 
 impl SessionsDoNotMix {
     /// Sessions for each operation that is asked for, up to the ten thousand of the claim.
-    const EACH: u64 = 25;
+    const EACH: u64 = 5;
     const MOST: u64 = 10_000;
     /// How many one task has open at a time.
     const OPEN: usize = 64;
