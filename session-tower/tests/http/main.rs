@@ -1,5 +1,12 @@
 //! A real HTTP client over loopback, two server instances behind one cookie.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests, too, fail by panicking"
+)]
+
 mod cookies;
 mod faults;
 mod lifecycle;

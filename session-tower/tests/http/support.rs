@@ -98,7 +98,7 @@ impl<B: Backend> Site<B> {
     }
 
     pub(crate) fn either(&self, n: usize) -> &Server {
-        if n % 2 == 0 { &self.a } else { &self.b }
+        if n.is_multiple_of(2) { &self.a } else { &self.b }
     }
 
     /// The stored session of this client.
