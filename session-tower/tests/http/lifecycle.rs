@@ -1,6 +1,6 @@
 //! Login, logout, rotation and requests that come too late.
 
-use crate::support::{Backend, Client, Gate, LONG, Site, on_each_backend};
+use crate::support::{Backend, Client, Gate, LONG, Site, on_each_backend, on_each_shared_backend};
 use axum::{Router, routing::get};
 use http::StatusCode;
 use session_core::Key;

@@ -11,5 +11,6 @@ mod cookies;
 mod faults;
 mod lifecycle;
 mod plain;
+mod processes;
 mod races;
 mod support;

@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -27,14 +28,13 @@ use tokio::{
 pub(crate) const LONG: Duration = Duration::from_mins(2);
 
 /// Where sessions are kept: what a test needs of a backend.
-pub(crate) trait Backend: Clone + Send + Sync + 'static {
+pub(crate) trait Backend: Send + Sync + 'static {
     /// An empty place of its own, removed when it is dropped.
     fn fresh() -> Self;
     /// What one server process would open.
-    fn open(&self) -> Arc<dyn LockingStore>;
+    async fn open(&self) -> Arc<dyn LockingStore>;
 }
 
-#[derive(Clone)]
 pub(crate) struct Memory(MemoryStore);
 
 impl Backend for Memory {
@@ -42,15 +42,39 @@ impl Backend for Memory {
         Self(MemoryStore::default())
     }
 
-    fn open(&self) -> Arc<dyn LockingStore> {
+    async fn open(&self) -> Arc<dyn LockingStore> {
         Arc::new(self.0.clone())
     }
 }
 
-/// The same tests for each backend: a line here is all that another one takes.
+pub(crate) struct File(TempDir);
+
+impl Backend for File {
+    fn fresh() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    async fn open(&self) -> Arc<dyn LockingStore> {
+        session_store::connect(&self.url()).await.unwrap()
+    }
+}
+
+/// A backend that several processes can open.
+pub(crate) trait Shared: Backend {
+    fn url(&self) -> String;
+}
+
+impl Shared for File {
+    fn url(&self) -> String {
+        format!("file://{}", self.0.path().join("sessions").display())
+    }
+}
+
+/// The same tests for each backend: another one takes its `impl` above and a line here.
 macro_rules! on_each_backend {
     ($($test:ident),* $(,)?) => {
         on_each_backend!(@ memory, $crate::support::Memory, $($test),*);
+        on_each_shared_backend!($($test),*);
     };
     (@ $name:ident, $backend:ty, $($test:ident),*) => {
         mod $name {
@@ -63,7 +87,14 @@ macro_rules! on_each_backend {
         }
     };
 }
-pub(crate) use on_each_backend;
+
+/// The same for those that several processes can open.
+macro_rules! on_each_shared_backend {
+    ($($test:ident),* $(,)?) => {
+        $crate::support::on_each_backend!(@ file, $crate::support::File, $($test),*);
+    };
+}
+pub(crate) use {on_each_backend, on_each_shared_backend};
 
 /// Two server instances, each with its own `Sessions`, on one backend.
 pub(crate) struct Site<B> {
@@ -86,14 +117,14 @@ impl<B: Backend> Site<B> {
     ) -> Self {
         let backend = B::fresh();
         let faults = Arc::<Faults>::default();
-        let sessions = || {
-            let store = Watched { inner: backend.open(), faults: Arc::clone(&faults) };
+        let sessions = async || {
+            let store = Watched { inner: backend.open().await, faults: Arc::clone(&faults) };
             let builder = Sessions::builder(store).lease(LONG).max_hold(LONG * 2).lock_wait(LONG / 8);
             settings(builder).build().unwrap()
         };
-        let own = sessions();
+        let own = sessions().await;
         let a = Server::start(app(SessionLayer::new(own.clone()))).await;
-        let b = Server::start(app(SessionLayer::new(sessions()))).await;
+        let b = Server::start(app(SessionLayer::new(sessions().await))).await;
         Self { a, b, faults, sessions: own, _backend: backend }
     }
 
@@ -118,7 +149,7 @@ impl<B: Backend> Site<B> {
 /// A server over loopback; stopped when it is dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    task: AbortHandle,
+    task: Option<AbortHandle>,
 }
 
 impl Server {
@@ -126,13 +157,20 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move { axum::serve(listener, app).await }).abort_handle();
-        Self { address, task }
+        Self { address, task: Some(task) }
+    }
+
+    /// One that somebody else has started.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { address, task: None }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
