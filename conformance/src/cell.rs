@@ -91,11 +91,13 @@ async fn caught<T: Send + 'static>(run: impl Future<Output = Trial<T>> + Send + 
 
 /// The tasks of one process, in this one.
 async fn here(scenario: &'static Scenario, lab: &Lab, plan: Value, hub: &Arc<Hub>) -> Trial<Findings<Value>> {
+    let store = scenario.steps.wrap(Arc::clone(lab.store()), lab.terms.seed);
+    let systems = Systems::new(store, scenario.settings)?;
     let mut working = JoinSet::new();
     let mut ranks = std::collections::HashMap::new();
     for rank in 0..lab.terms.ranks() {
         let link = Link::Here(Arc::clone(hub));
-        let seat = Seat { rank, terms: lab.terms, systems: lab.systems.clone(), link };
+        let seat = Seat { rank, terms: lab.terms, systems: systems.clone(), link };
         let task = working.spawn(scenario.steps.work(seat, plan.clone()));
         ranks.insert(task.id(), rank);
     }

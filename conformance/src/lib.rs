@@ -22,7 +22,7 @@
 //! [`ServerControl`](servers::ServerControl) the faults of a server are tried. What cannot be tried is `absent` in the report, never
 //! `pass`. `examples/dir_store.rs` is a whole store of a third party with its suite.
 //!
-//! How it works, from the outside in: [`Suite`] crosses [scenarios](scenarios) with [strategies](Strategy) and numbers of processes; each cell gets a fresh
+//! How it works, from the outside in: [`Suite`] crosses [scenarios] with [strategies](Strategy) and numbers of processes; each cell gets a fresh
 //! [`Instance`], is set up, worked on by tasks here or in [workers](worker), and judged from what was recorded and what can be read at the end. Scenarios about
 //! sessions see them through [`system::System`], so that they can judge the product, the controls, and a foreign system alike.
 

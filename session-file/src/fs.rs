@@ -45,8 +45,8 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
-    /// Creates a directory (mode 0700); that it is there already is no error.
-    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Creates a directory (mode 0700); `false` when it is there already.
+    fn create_dir(&self, path: &Path) -> io::Result<bool>;
 
     /// Removes a directory if it is empty.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
@@ -148,10 +148,10 @@ impl Fs for RealFs {
         fs::remove_file(path)
     }
 
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
+    fn create_dir(&self, path: &Path) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            created => created.map(|()| true),
         }
     }
 

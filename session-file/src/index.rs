@@ -8,7 +8,7 @@ use crate::{
     FileDurability, FileStore,
     layout::{self, user_entry},
     shard::{Shard, blocking},
-    store::Shared,
+    store::{Shared, sync},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,16 +39,17 @@ impl Shard<'_> {
             }
             Err(io::ErrorKind::ResourceBusy.into())
         };
-        let sync = || -> io::Result<()> {
+        let sync_names = || -> io::Result<()> {
             if self.shared.config.durability == FileDurability::FileAndDirectory {
-                // Both, always: who created the directory may not have come to this line yet.
-                fs.sync(&fs.open(&directory)?)?;
-                fs.sync(&fs.open(&above)?)?;
+                // All, always: who created them may not have come to this line yet. It happens at a login, not at each write.
+                for directory in [&directory, &above, &layout.users()] {
+                    sync(fs, directory)?;
+                }
             }
             Ok(())
         };
         // No record was written so far; an entry too many is swept.
-        create().and_then(|()| sync()).map_err(|error| self.failed(Effect::None, &entry, error))
+        create().and_then(|()| sync_names()).map_err(|error| self.failed(Effect::None, &entry, error))
     }
 
     /// Takes this session out of the user's index. What fails here is no reason to call the step failed: an entry too

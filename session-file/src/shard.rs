@@ -19,14 +19,14 @@ use crate::{
     fs::{Flock, Fs},
     layout::shard_of,
     owner,
-    store::{FileStore, Shared},
+    store::{FileStore, Shared, sync},
 };
 use session_core::{Effect, Error, ErrorKind, PrincipalKey, Result, StorageKey};
 use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::Duration,
 };
@@ -46,6 +46,7 @@ const REOPENED: usize = 16;
 pub(crate) struct Shard<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) operation: &'static str,
+    number: usize,
     directory: File,
     path: PathBuf,
 }
@@ -71,7 +72,7 @@ impl FileStore {
     {
         let number = shard_of(key);
         let deadline = Instant::now() + self.shared.config.busy_timeout;
-        let place = timeout_at(deadline, Arc::clone(&self.shared.queues[number]).lock_owned())
+        let place = timeout_at(deadline, Arc::clone(&self.shared.shards[number].queue).lock_owned())
             .await
             .map_err(|_| self.shared.busy(operation, number))?;
         let mut job = (run, place);
@@ -141,8 +142,10 @@ impl<'a> Shard<'a> {
         for _ in 0..REOPENED {
             let directory = match shared.fs().open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    // Somebody has tidied up. The directory above is not made again: without it there is no store.
-                    shared.create_shard(number).map_err(failed)?;
+                    // Its first session, or somebody has tidied up. The directory above is not made here: without it there is
+                    // no store.
+                    shared.fs().create_dir(&path).map_err(failed)?;
+                    shared.shards[number].has_name.store(false, Relaxed);
                     continue;
                 }
                 opened => opened.map_err(failed)?,
@@ -152,7 +155,7 @@ impl<'a> Shard<'a> {
             }
             // Locked, but is it still the one of that name? Others lock what has the name.
             if shared.fs().is_at(&directory, &path).map_err(failed)? {
-                return Ok(Some(Self { shared, operation, directory, path }));
+                return Ok(Some(Self { shared, operation, number, directory, path }));
             }
         }
         Err(shared.busy(operation, number))
@@ -261,11 +264,19 @@ impl<'a> Shard<'a> {
         })
     }
 
+    /// Waits until the disk has the names in this directory, and its own.
     fn sync_directory(&self) -> Result<()> {
-        if self.shared.config.durability == FileDurability::FileAndDirectory {
-            let synced = self.fs().sync(&self.directory);
-            // The name is there, but may not survive.
-            synced.map_err(|error| self.failed(Effect::Unknown, &self.path, error))?;
+        if self.shared.config.durability != FileDurability::FileAndDirectory {
+            return Ok(());
+        }
+        // What was done is seen by all, but may not survive.
+        let failed = |path: &Path, error| self.failed(Effect::Unknown, path, error);
+        self.fs().sync(&self.directory).map_err(|error| failed(&self.path, error))?;
+        let has_name = &self.shared.shards[self.number].has_name;
+        if !has_name.load(Relaxed) {
+            let above = self.shared.layout.records();
+            sync(self.fs(), &above).map_err(|error| failed(&above, error))?;
+            has_name.store(true, Relaxed);
         }
         Ok(())
     }

@@ -25,7 +25,10 @@ use session_core::{
 use std::{
     io,
     path::Path,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 use tokio::sync::Mutex;
@@ -45,38 +48,43 @@ pub(crate) struct Shared {
     pub(crate) config: FileConfig,
     pub(crate) layout: Layout,
     pub(crate) owner: Owner,
-    /// One in front of the flock of each directory of records.
-    pub(crate) queues: Vec<Arc<Mutex<()>>>,
+    /// One for each directory of records.
+    pub(crate) shards: Vec<Place>,
     /// The directory of records where the last sweep stopped.
     pub(crate) swept: AtomicUsize,
 }
 
+/// What a store knows of a directory of records.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// Stands in front of the flock.
+    pub(crate) queue: Arc<Mutex<()>>,
+    /// Whether the disk surely has the name of the directory. It is never removed, so once is enough.
+    pub(crate) has_name: AtomicBool,
+}
+
 impl FileStore {
-    /// Opens the store, creating what is not there: a few milliseconds of blocking file calls, for the start of a program.
+    /// Opens the store, creating what is not there: some blocking file calls, for the start of a program.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for settings that cannot be used, and for a directory with the layout of another version;
     /// [`ErrorKind::Unsupported`] where the file system does not lock; [`ErrorKind::Unavailable`] or [`ErrorKind::Backend`] when a file
     /// call fails.
-    pub fn open(config: FileConfig) -> Result<Self> {
+    pub fn open(mut config: FileConfig) -> Result<Self> {
         config.check()?;
-        let layout = Layout::new(&config.root);
-        let fs = &*config.fs;
         let failed = |path: &Path, error| io_error(OPEN, Effect::None, path, error);
-        let create = |path: &Path| fs.create_dir(path).map_err(|error| failed(path, error));
-        create_all(fs, layout.root()).map_err(|error| failed(layout.root(), error))?;
+        // A program that changes its directory later goes on with the same sessions.
+        config.root = std::path::absolute(&config.root).map_err(|error| failed(&config.root, error))?;
+        let layout = Layout::new(&config.root);
+        let (fs, names_last) = (&*config.fs, config.durability == FileDurability::FileAndDirectory);
+        create_all(fs, layout.root(), names_last).map_err(|error| failed(layout.root(), error))?;
         check_format(&config, &layout)?;
         for path in [layout.records(), layout.users(), layout.owners()] {
-            create(&path)?;
+            fs.create_dir(&path).map_err(|error| failed(&path, error))?;
         }
-        for number in 0..SHARDS {
-            create(&layout.shard(number))?;
-            create(&layout.users_of(number))?;
-        }
-        if config.durability == FileDurability::FileAndDirectory {
-            for path in [layout.records(), layout.users(), layout.root().to_owned()] {
-                fs.open(&path).and_then(|file| fs.sync(&file)).map_err(|error| failed(&path, error))?;
-            }
+        if names_last {
+            // Whoever has created them may not have come to this line yet.
+            sync(fs, layout.root()).map_err(|error| failed(layout.root(), error))?;
         }
         if !locks_work(fs, &layout.records()).map_err(|error| failed(&layout.records(), error))? {
             return Err(no_locks(&layout.records()));
@@ -86,9 +94,8 @@ impl FileStore {
         if owner::is_dead(fs, &path).map_err(|error| failed(&path, error))? {
             return Err(no_locks(&path));
         }
-        let queues = (0..SHARDS).map(|_| Arc::default()).collect();
-        let swept = AtomicUsize::new(0);
-        Ok(Self { shared: Arc::new(Shared { config, layout, owner, queues, swept }) })
+        let shards = (0..SHARDS).map(|_| Place::default()).collect();
+        Ok(Self { shared: Arc::new(Shared { config, layout, owner, shards, swept: AtomicUsize::new(0) }) })
     }
 
     /// What is to be stored, under a new version. Fails before anything is touched.
@@ -118,16 +125,22 @@ impl Draft {
 
 const OPEN: &str = "open";
 
-/// Creates the root and what is above it. Only what is made here is for the owner alone.
-fn create_all(fs: &dyn Fs, path: &Path) -> io::Result<()> {
-    match fs.create_dir(path) {
+/// Creates the root and what is missing above it, and syncs the new names if it is to survive a loss of power.
+fn create_all(fs: &dyn Fs, path: &Path, sync_names: bool) -> io::Result<()> {
+    let Some(above) = path.parent() else { return Ok(()) };
+    let created = match fs.create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let Some(parent) = path.parent() else { return Err(error) };
-            create_all(fs, parent)?;
-            fs.create_dir(path)
+            create_all(fs, above, sync_names)?;
+            fs.create_dir(path)?
         }
-        other => other,
-    }
+        other => other?,
+    };
+    if created && sync_names { sync(fs, above) } else { Ok(()) }
+}
+
+/// Waits until the disk has the names in a directory.
+pub(crate) fn sync(fs: &dyn Fs, directory: &Path) -> io::Result<()> {
+    fs.sync(&fs.open(directory)?)
 }
 
 /// Whether this tree is one of ours. Written beside and renamed: those who open a new store at once write the same.
@@ -224,16 +237,6 @@ impl Shared {
         error: io::Error,
     ) -> Error {
         io_error(operation, effect, path, error)
-    }
-
-    /// Creates a directory of records that should be there.
-    pub(crate) fn create_shard(&self, number: usize) -> io::Result<()> {
-        self.fs().create_dir(&self.layout.shard(number))?;
-        if self.config.durability == FileDurability::FileAndDirectory {
-            let records = self.fs().open(&self.layout.records())?;
-            self.fs().sync(&records)?;
-        }
-        Ok(())
     }
 
     /// The record, live or expired. Needs no lock: a file is complete before it gets its name, and never changed after.

@@ -43,10 +43,14 @@ async fn run(args: &RunArgs) -> i32 {
         eprintln!("error: {error}");
         return FAILED;
     }
+    exit_code(&report, &args.require)
+}
+
+fn exit_code(report: &Report, required: &[&Backend]) -> i32 {
     let is_absent = |backend: &Backend| {
         report.cells.iter().any(|cell| cell.backend == backend.name && cell.scenario.is_empty())
     };
-    if args.require.iter().any(|backend| is_absent(backend)) {
+    if required.iter().any(|backend| is_absent(backend)) {
         ABSENT
     } else if report.cells.iter().any(Cell::is_bad) {
         FAILED
@@ -55,19 +59,26 @@ async fn run(args: &RunArgs) -> i32 {
     }
 }
 
-/// One backend after the other.
+/// Starts all backends, so that what is wrong with one is said before an hour is spent on another; then one after the other.
 async fn judge(args: &RunArgs, output: &Output) -> Report {
     let mut report = Report::new(args.seed, RunSettings::new(args.ops, args.tasks, args.processes));
+    let mut started = Vec::new();
     for (backend, url) in args.backends() {
         match (backend.start)(url).await {
-            Started::Absent(how) => {
-                let cell = Cell::absent(backend.name, how);
-                output.absent(&cell);
-                report.cells.push(cell);
-            }
+            Started::Refused(why) => usage(&format!("--backend {}: {why}", backend.name)),
+            other => started.push((backend, other)),
+        }
+    }
+    for (backend, started) in started {
+        match started {
             Started::Running(running) => {
                 report.header.servers.insert(backend.name.to_owned(), running.describe());
                 report.extend(suite(args, backend, running, output).run().await);
+            }
+            Started::Absent(how) | Started::Refused(how) => {
+                let cell = Cell::absent(backend.name, how);
+                output.absent(&cell);
+                report.cells.push(cell);
             }
         }
     }
@@ -94,4 +105,54 @@ fn suite(args: &RunArgs, backend: &Backend, running: Arc<dyn Running>, output: &
 /// Ends as clap does on wrong usage.
 fn usage(why: &str) -> ! {
     Args::command().error(ErrorKind::ValueValidation, why).exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ABSENT, FAILED, PASSED, backends, exit_code};
+    use session_conformance::{Cell, Report, RunSettings, Strategy, Verdict};
+
+    fn report(cells: &[(Strategy, Verdict)]) -> Report {
+        let mut report = Report::new(1, RunSettings::new(400, 4, None));
+        for (strategy, verdict) in cells {
+            let mut cell = Cell::absent("memory", "");
+            cell.strategy = strategy.name().to_owned();
+            cell.scenario = "group/id".to_owned();
+            cell.verdict = *verdict;
+            report.cells.push(cell);
+        }
+        report
+    }
+
+    #[test]
+    fn products_and_drivers_decide() {
+        for strategy in [Strategy::Write, Strategy::Exclusive, Strategy::Driver] {
+            for (verdict, code) in [
+                (Verdict::Pass, PASSED),
+                (Verdict::NotApplicable, PASSED),
+                (Verdict::Absent, PASSED),
+                (Verdict::Fail, FAILED),
+                (Verdict::Unknown, FAILED),
+            ] {
+                assert_eq!(exit_code(&report(&[(strategy, verdict)]), &[]), code, "{strategy} {verdict}");
+            }
+        }
+    }
+
+    #[test]
+    fn controls_decide_nothing() {
+        for verdict in [Verdict::Pass, Verdict::Loses, Verdict::Unknown] {
+            assert_eq!(exit_code(&report(&[(Strategy::Blind, verdict)]), &[]), PASSED, "{verdict}");
+        }
+    }
+
+    #[test]
+    fn what_is_required_and_absent_comes_first() {
+        let redis = backends::find("redis").expect("a backend");
+        let memory = backends::find("memory").expect("a backend");
+        let mut report = report(&[(Strategy::Write, Verdict::Fail)]);
+        report.cells.push(Cell::absent("redis", "apt-get install redis-server"));
+        assert_eq!(exit_code(&report, &[memory]), FAILED);
+        assert_eq!(exit_code(&report, &[memory, redis]), ABSENT);
+    }
 }

@@ -1,6 +1,6 @@
 //! What the command says: while it runs, and at the end.
 
-use super::args::RunArgs;
+use super::{args::RunArgs, backends::Backend};
 use indicatif::{ProgressBar, ProgressStyle};
 use session_conformance::{Cell, Progress, Report, Suite, scenarios};
 use std::{
@@ -72,6 +72,11 @@ impl Output {
         let mut out = io::stdout().lock();
         write!(out, "{}", report.to_text(width()))?;
         writeln!(out, "\nseed {}", report.header.seed)?;
+        for scenario in scenarios::matching(&args.scenario, &[]) {
+            if let Some(cap) = scenario.most_operations().filter(|cap| *cap < args.ops) {
+                writeln!(out, "capped: {} at {cap} operations", scenario.name())?;
+            }
+        }
         for cell in report.cells.iter().filter(|cell| cell.is_bad()) {
             writeln!(out, "again: {}", again(cell, args))?;
         }
@@ -87,10 +92,13 @@ impl Output {
     }
 }
 
-/// The command that runs one cell again.
+/// The command that runs one cell again. A URL may hold a password: it is not repeated.
 fn again(cell: &Cell, args: &RunArgs) -> String {
+    let elsewhere =
+        |(backend, url): &(&Backend, Option<String>)| backend.name == cell.backend && url.is_some();
+    let url = if args.backends().iter().any(elsewhere) { "=URL" } else { "" };
     format!(
-        "session-conformance run --backend {} --strategy {} --scenario '{}' --processes {} --tasks {} --ops {} --seed {}",
+        "session-conformance run --backend {}{url} --strategy {} --scenario '{}' --processes {} --tasks {} --ops {} --seed {}",
         cell.backend, cell.strategy, cell.scenario, cell.processes, args.tasks, args.ops, args.seed
     )
 }

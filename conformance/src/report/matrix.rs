@@ -4,9 +4,9 @@ use super::{Cell, Report, summary};
 use crate::{Strategy, Verdict};
 
 const LEGEND: &str = "\
-pass     the claim held                 FAIL     it was broken: what was lost, of what was acknowledged
-loses    a control lost: it is there to n/a      the backend says that it cannot, and that is so
-unknown  the run proved nothing         absent   not run: something is missing here
+pass     the claim held                      FAIL    it was broken: lost of acknowledged
+loses    a control lost: what it is for      n/a     the backend says it cannot, which is so
+unknown  the run proved nothing              absent  not run: something is missing here
 blind and lock-only are controls: what session handlers elsewhere do. (4p): in four processes.";
 
 /// One column: a strategy of a backend.

@@ -125,3 +125,50 @@ async fn within<T>(millis: Option<u64>, waiting: impl Future<Output = Trial<T>>)
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn barrier(name: &str) -> Request {
+        Request::Barrier { name: name.to_owned(), of: None, within_ms: None }
+    }
+
+    #[tokio::test]
+    async fn a_barrier_opens_for_the_last_one() {
+        let hub = Arc::new(Hub::new(2));
+        let first = tokio::spawn({
+            let hub = Arc::clone(&hub);
+            async move { hub.answer(barrier("all")).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!first.is_finished());
+        assert_eq!(hub.stuck(), "1 of 2 at barrier all");
+        assert_eq!(hub.answer(barrier("all")).await, Ok(Value::Bool(true)));
+        assert_eq!(first.await.expect("no panic"), Ok(Value::Bool(true)));
+        assert_eq!(hub.stuck(), "no task at a barrier");
+    }
+
+    #[tokio::test]
+    async fn the_killed_are_not_waited_for() {
+        let hub = Hub::new(3);
+        hub.killed(2);
+        assert_eq!(hub.answer(barrier("all")).await, Ok(Value::Bool(true)));
+    }
+
+    #[tokio::test]
+    async fn the_first_value_of_a_signal_stays() {
+        let hub = Hub::new(1);
+        for value in [1, 2] {
+            let signal = Request::Signal { name: "n".to_owned(), value: value.into() };
+            assert_eq!(hub.answer(signal).await, Ok(Value::Null));
+        }
+        assert_eq!(hub.wait("n").await, Ok(1.into()));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_stopped_or_killed_in_one_process() {
+        assert!(matches!(Hub::new(1).answer(Request::Kill { rank: 0 }).await, Err(Trouble::Unproven(_))));
+    }
+}

@@ -8,7 +8,8 @@ use crate::{Judgement, trouble::Trial};
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::{future::Future, marker::PhantomData};
+use session_core::LockingStore;
+use std::{future::Future, marker::PhantomData, sync::Arc};
 
 /// The three steps of a scenario. Written as `async fn`s; see [`crate::scenarios`] for the pattern.
 ///
@@ -23,6 +24,12 @@ pub trait Script: Send + Sync + 'static {
 
     /// In the parent: fresh sessions, and what else the tasks must know.
     fn setup(lab: &Lab) -> impl Future<Output = Trial<Self::Plan>> + Send;
+
+    /// In every process, before its tasks begin: the store that they work on, for a scenario about one that is slow, deaf or forgetful.
+    /// The parent keeps the store as it is. The seed is another one in each process.
+    fn wrap(store: Arc<dyn LockingStore>, _seed: u64) -> Arc<dyn LockingStore> {
+        store
+    }
 
     /// In every task of every process, all released together: operations, each recorded by [`Task::attempt`].
     fn work(task: &Task<Self::Note>, plan: &Self::Plan) -> impl Future<Output = Trial> + Send;
@@ -65,6 +72,7 @@ impl<C: Check> Script for Alone<C> {
 #[async_trait]
 pub(crate) trait Steps: Send + Sync {
     async fn setup(&self, lab: &Lab) -> Trial<Value>;
+    fn wrap(&self, store: Arc<dyn LockingStore>, seed: u64) -> Arc<dyn LockingStore>;
     async fn work(&self, seat: Seat, plan: Value) -> Trial<Vec<Operation<Value>>>;
     async fn judge(&self, lab: &Lab, plan: Value, found: Findings<Value>) -> Trial<Judgement>;
 }
@@ -79,6 +87,10 @@ pub(crate) const fn of<S: Script>() -> &'static dyn Steps {
 impl<S: Script> Steps for Typed<S> {
     async fn setup(&self, lab: &Lab) -> Trial<Value> {
         Ok(serde_json::to_value(S::setup(lab).await?)?)
+    }
+
+    fn wrap(&self, store: Arc<dyn LockingStore>, seed: u64) -> Arc<dyn LockingStore> {
+        S::wrap(store, seed)
     }
 
     async fn work(&self, seat: Seat, plan: Value) -> Trial<Vec<Operation<Value>>> {

@@ -19,7 +19,10 @@ use session_core::{LockingStore, Result, SystemRandom, Token};
 use std::{
     future::Future,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,8 @@ pub(crate) enum Link {
 pub struct Task<N> {
     seat: Seat,
     random: Mutex<StdRng>,
+    /// How often [`turns`](Self::turns) was called, the same in every task: it names the barriers.
+    rounds: AtomicUsize,
     log: Mutex<Vec<Operation<N>>>,
 }
 
@@ -56,7 +61,7 @@ impl<N: Serialize + Send> Task<N> {
         let random = StdRng::seed_from_u64(
             seat.terms.seed ^ (seat.rank as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         );
-        Self { seat, random: Mutex::new(random), log: Mutex::default() }
+        Self { seat, random: Mutex::new(random), rounds: AtomicUsize::new(0), log: Mutex::default() }
     }
 
     pub(crate) fn into_log(self) -> Vec<Operation<N>> {
@@ -165,9 +170,9 @@ impl<N: Serialize + Send> Task<N> {
     }
 
     /// This task's share of the operations of each batch, one after the other; all tasks enter each batch together, so that they meet
-    /// on its session.
+    /// on its session. Every task calls it equally often.
     pub fn turns<'a>(&'a self, batches: &'a [Batch]) -> Turns<'a, N> {
-        Turns { task: self, batches, batch: 0, next: None }
+        Turns { task: self, round: self.rounds.fetch_add(1, Relaxed), batches, batch: 0, next: None }
     }
 
     /// Waits until every living task has come here. A name serves once.
@@ -284,6 +289,7 @@ impl<N> Begun<'_, N> {
 #[derive(Debug)]
 pub struct Turns<'a, N> {
     task: &'a Task<N>,
+    round: usize,
     batches: &'a [Batch],
     batch: usize,
     next: Option<u64>,
@@ -310,7 +316,7 @@ impl<'a, N: Serialize + Send> Turns<'a, N> {
             let number = match self.next {
                 Some(number) => number,
                 None => {
-                    self.task.barrier(format!("batch {}", self.batch)).await?;
+                    self.task.barrier(format!("round {}, batch {}", self.round, self.batch)).await?;
                     self.task.rank() as u64
                 }
             };

@@ -259,3 +259,72 @@ async fn nap(held: Held) {
 fn decode(data: &Bytes) -> Result<Values> {
     serde_json::from_slice(data).map_err(|error| Error::new(ErrorKind::Damaged, "control").with_source(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Strategy,
+        system::{Systems, values},
+    };
+    use session_core::MemoryStore;
+
+    fn systems(lease: Duration) -> Systems {
+        let settings = Settings::DEFAULT.lease(lease).lock_wait(Duration::from_secs(5));
+        Systems::new(Arc::new(MemoryStore::default()), settings).expect("good settings")
+    }
+
+    /// Two requests that both read before either writes: what is left of their two increments.
+    async fn race(system: &dyn System, pause: Duration) -> u64 {
+        let id = system.create(&values([("n", 0.into())])).await.expect("stored");
+        let mut first = system.request(&id).await.expect("there");
+        tokio::time::sleep(pause).await;
+        let mut second = system.request(&id).await.expect("there");
+        for session in [&mut first, &mut second] {
+            session.change("n", Change::Add(1)).await.expect("changed");
+        }
+        first.commit().await.expect("acknowledged");
+        second.commit().await.expect("acknowledged");
+        system.number(&id, "n").await.expect("there")
+    }
+
+    #[tokio::test]
+    async fn blind_loses_an_update() {
+        assert_eq!(race(&*systems(Duration::from_secs(9)).of(Strategy::Blind), Duration::ZERO).await, 1);
+    }
+
+    #[tokio::test]
+    async fn lock_only_loses_an_update_when_its_lease_runs_out() {
+        let lease = Duration::from_millis(20);
+        assert_eq!(race(&*systems(lease).of(Strategy::LockOnly), 2 * lease).await, 1);
+    }
+
+    #[tokio::test]
+    async fn lock_only_waits_for_a_lease_that_lives() {
+        let systems = systems(Duration::from_secs(9));
+        let system = systems.of(Strategy::LockOnly);
+        let id = system.create(&values([])).await.expect("stored");
+        let first = system.request(&id).await.expect("there");
+        let second = tokio::spawn({
+            let (system, id) = (Arc::clone(&system), id.clone());
+            async move { system.request(&id).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!second.is_finished());
+        drop(first); // releases in the background
+        second.await.expect("no panic").expect("locked");
+    }
+
+    #[tokio::test]
+    async fn both_revive_what_was_destroyed() {
+        for strategy in [Strategy::Blind, Strategy::LockOnly] {
+            let system = systems(Duration::from_secs(9)).of(strategy);
+            let id = system.create(&values([])).await.expect("stored");
+            let mut late = system.request(&id).await.expect("there");
+            assert!(system.destroy(&id).await.expect("destroyed"));
+            late.change("n", Change::Add(1)).await.expect("changed");
+            late.commit().await.expect("acknowledged");
+            assert!(system.read(&id).await.expect("read").is_some(), "{strategy}");
+        }
+    }
+}

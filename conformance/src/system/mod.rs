@@ -107,7 +107,7 @@ pub trait System: Debug + Send + Sync {
     async fn revoke_all(&self, user: &str) -> Result<usize>;
 }
 
-impl dyn System {
+impl dyn System + '_ {
     /// Opens a session that must be there.
     ///
     /// # Errors

@@ -193,6 +193,7 @@ impl Crew {
         let mut operations = Vec::new();
         let mut answering = JoinSet::new();
         while !open.is_empty() {
+            while answering.try_join_next().is_some() {} // those that have been answered
             match self.next(hearing).await? {
                 (process, None) => open.retain(|rank| rank / self.tasks != process),
                 (process, Some(FromWorker::Ask { id, request })) => {

@@ -111,7 +111,7 @@ where
         .chain(further)
         .find(|scenario| scenario.name() == job.scenario)
         .ok_or_else(|| Trouble::unproven(format!("this worker has no scenario {}", job.scenario)))?;
-    let store = connect(job.address.clone()).await?;
+    let store = scenario.steps.wrap(connect(job.address.clone()).await?, job.seed ^ job.process as u64);
     let systems = Systems::new(store, scenario.settings)?;
     let Job { strategy, ops, tasks, processes, seed, process, .. } = job;
     let terms = Terms { strategy, ops, tasks, processes, seed };

@@ -3,33 +3,36 @@
 use super::{Running, Started};
 use async_trait::async_trait;
 use session_conformance::Instance;
-use session_core::{Error, Result};
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use session_core::{Error, ErrorKind, Result};
+use std::{future::Future, path::PathBuf, pin::Pin};
 use tempfile::TempDir;
+use url::Url;
 
 struct Files {
     /// Where the directories of the cells are made.
     root: PathBuf,
-    /// The parameters of the URL, with their question mark.
-    options: String,
+    /// The user's URL: its options are every cell's.
+    url: Option<Url>,
 }
 
 pub(super) fn start(url: Option<String>) -> Pin<Box<dyn Future<Output = Started> + Send>> {
-    Box::pin(async move {
-        let files = match url {
-            None => Files { root: std::env::temp_dir(), options: String::new() },
-            Some(url) => {
-                let (path, options) =
-                    url.split_once('?').map_or((url.as_str(), None), |(path, rest)| (path, Some(rest)));
-                let root = path.strip_prefix("file://").or(path.strip_prefix("file:")).unwrap_or(path).into();
-                Files { root, options: options.map(|options| format!("?{options}")).unwrap_or_default() }
-            }
-        };
-        match files.instance().await {
-            Ok(_) => Started::Running(Arc::new(files)),
-            Err(error) => Started::Absent(error.to_string()),
+    Box::pin(async {
+        match Files::at(url) {
+            Ok(files) => Started::when_it_answers(files).await,
+            Err(error) => Started::Refused(error.to_string()),
         }
     })
+}
+
+impl Files {
+    fn at(url: Option<String>) -> Result<Self> {
+        let Some(url) = url else { return Ok(Self { root: std::env::temp_dir(), url: None }) };
+        let invalid =
+            || Error::new(ErrorKind::Invalid, "connect").with_context("expected file:///absolute/path");
+        let url = Url::parse(&url).map_err(|error| invalid().with_source(error))?;
+        let root = url.to_file_path().map_err(|()| invalid())?;
+        Ok(Self { root, url: Some(url) })
+    }
 }
 
 #[async_trait]
@@ -39,9 +42,12 @@ impl Running for Files {
     }
 
     async fn instance(&self) -> Result<Instance> {
-        let dir = TempDir::with_prefix_in("session-conformance-", &self.root)
-            .map_err(|error| Error::backend("connect", error))?;
-        let url = format!("file://{}{}", dir.path().display(), self.options);
-        Ok(Instance::new(session_store::connect(&url).await?).guard(dir).address(url))
+        let dir = TempDir::with_prefix_in("session-conformance-", &self.root).map_err(|error| {
+            Error::unavailable("connect", error).with_context(self.root.display().to_string())
+        })?;
+        let mut url =
+            Url::from_file_path(dir.path()).map_err(|()| Error::new(ErrorKind::Invalid, "connect"))?;
+        url.set_query(self.url.as_ref().and_then(Url::query));
+        Ok(Instance::new(session_store::connect(url.as_str()).await?).guard(dir).address(url))
     }
 }

@@ -4,7 +4,7 @@ use super::{Running, Started};
 use async_trait::async_trait;
 use session_conformance::Instance;
 use session_core::Result;
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin};
 
 const URL: &str = "memory:";
 
@@ -12,7 +12,7 @@ struct Memory(String);
 
 pub(super) fn start(url: Option<String>) -> Pin<Box<dyn Future<Output = Started> + Send>> {
     let memory = Memory(url.unwrap_or_else(|| URL.to_owned()));
-    Box::pin(async { Started::Running(Arc::new(memory)) })
+    Box::pin(Started::when_it_answers(memory))
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ mod server;
 
 use async_trait::async_trait;
 use session_conformance::Instance;
-use session_core::Result;
+use session_core::{ErrorKind, Result};
 use std::{future::Future, pin::Pin, sync::Arc};
 
 /// A backend by name.
@@ -30,6 +30,8 @@ pub(crate) enum Started {
     Running(Arc<dyn Running>),
     /// It is not here; this is how to get it.
     Absent(String),
+    /// The URL cannot be used, and why.
+    Refused(String),
 }
 
 /// A backend that is ready. Dropped, everything that was made for it is gone.
@@ -40,6 +42,17 @@ pub(crate) trait Running: Send + Sync {
 
     /// A store of its own for one cell: nothing of the others is seen in it, and nothing of it stays.
     async fn instance(&self) -> Result<Instance>;
+}
+
+impl Started {
+    /// Ready, when a first store could be made. A URL that cannot be used is wrong usage, not an absent server.
+    async fn when_it_answers(running: impl Running + 'static) -> Self {
+        match running.instance().await {
+            Ok(_) => Self::Running(Arc::new(running)),
+            Err(error) if error.kind() == ErrorKind::Invalid => Self::Refused(error.to_string()),
+            Err(error) => Self::Absent(error.to_string()),
+        }
+    }
 }
 
 /// All of them, in the order of the matrix.

@@ -1,0 +1,184 @@
+//! The command as others use it: what it prints, what it writes, and how it ends.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn command(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_session-conformance")).args(args).output().expect("the command starts")
+}
+
+fn code(args: &[&str]) -> i32 {
+    command(args).status.code().expect("it ends by itself")
+}
+
+/// What it says when it is used wrongly.
+fn usage(args: &[&str]) -> String {
+    let output = command(args);
+    assert_eq!(output.status.code(), Some(2), "{args:?}");
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).expect("text")
+}
+
+const QUICK: [&str; 5] = ["run", "--backend", "memory", "--scenario", "concurrency/increments_*"];
+
+#[test]
+fn it_passes_and_prints_the_matrix() {
+    let output = command(&[&QUICK[..], &["--seed", "7"]].concat());
+    assert_eq!(output.status.code(), Some(0));
+    let matrix = String::from_utf8(output.stdout).expect("text");
+    let row =
+        matrix.lines().find(|line| line.starts_with("concurrency/increments_are_all_kept")).expect("its row");
+    assert!(row.contains("loses ") && row.ends_with("pass"), "{matrix}");
+    assert!(matrix.contains("seed 7"), "{matrix}");
+    let lines = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        lines.contains("memory write concurrency/increments_are_all_kept, 1 process: pass (400 ack"),
+        "{lines}"
+    );
+}
+
+#[test]
+fn the_json_is_as_promised() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("report.json");
+    let json = path.to_str().expect("a path");
+    assert_eq!(code(&[&QUICK[..], &["--seed", "7", "--json", json, "--require", "memory"]].concat()), 0);
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    let header = &report["header"];
+    assert_eq!(header["seed"], 7);
+    assert!(header["version"].is_string() && header["settings"].is_object() && header["servers"].is_object());
+    let cells = report["cells"].as_array().expect("a list");
+    assert_eq!(cells.len(), 4, "one for each strategy, in one process");
+    for cell in cells {
+        let cell = cell.as_object().expect("an object");
+        let mut fields: Vec<_> = cell.keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        let promised = [
+            "acknowledged",
+            "backend",
+            "detail",
+            "lost",
+            "processes",
+            "rejected",
+            "scenario",
+            "seconds",
+            "strategy",
+            "unknown",
+            "verdict",
+        ];
+        assert_eq!(fields, promised);
+        assert_eq!(cell["backend"], "memory");
+        assert_eq!(cell["scenario"], "concurrency/increments_are_all_kept");
+        assert_eq!(cell["processes"], 1);
+        assert!(cell["seconds"].is_f64() && cell["lost"].is_u64() && cell["detail"].is_string());
+    }
+    assert_eq!((&cells[0]["strategy"], &cells[0]["verdict"]), (&"blind".into(), &"loses".into()));
+    assert_eq!((&cells[2]["strategy"], &cells[2]["verdict"]), (&"write".into(), &"pass".into()));
+}
+
+/// A server that nobody runs.
+const NOWHERE: &str = "memcached=memcached://127.0.0.1:1";
+
+#[test]
+fn an_absent_backend_is_one_cell() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("report.json");
+    let json = path.to_str().expect("a path");
+    let output = command(&[&QUICK[..], &["--backend", NOWHERE, "--json", json]].concat());
+    assert_eq!(output.status.code(), Some(0), "absent, and not required");
+    assert!(String::from_utf8(output.stdout).expect("text").contains("memcached: absent"));
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    let cells = report["cells"].as_array().expect("a list");
+    let absent: Vec<_> = cells.iter().filter(|cell| cell["verdict"] == "absent").collect();
+    assert_eq!(absent.len(), 1);
+    assert_eq!((&absent[0]["backend"], &absent[0]["scenario"]), (&"memcached".into(), &"".into()));
+    assert_ne!(absent[0]["detail"], "", "it says what is missing");
+}
+
+#[test]
+fn a_required_backend_that_is_absent_is_three_unless_the_usage_is_wrong() {
+    let required = ["--backend", NOWHERE, "--require", "memory,memcached"];
+    assert_eq!(code(&[&QUICK[..], &required].concat()), 3);
+    assert_eq!(code(&[&QUICK[..], &required, &["--ops", "none"]].concat()), 2);
+}
+
+#[test]
+fn wrong_usage_is_two_with_a_hint() {
+    assert!(usage(&["run", "--backend", "nope"]).contains("memory, file, redis, postgres, memcached"));
+    assert!(usage(&["run", "--require", "memory,nope"]).contains("there is no such backend"));
+    assert!(usage(&["run", "--strategy", "nope"]).contains("blind, lock-only, write, exclusive, driver"));
+    assert!(usage(&["run", "--scenario", "nope/*"]).contains("session-conformance list"));
+    assert!(usage(&["run", "--scenario", "concurrency/*", "--scenario", "nope"]).contains("'nope'"));
+    assert!(usage(&["run", "--scenario", "concurrency/*", "--strategy", "driver"]).contains("no scenario"));
+    assert!(usage(&["run", "--backend", "file="]).contains("URL is missing"));
+    assert!(usage(&["run", "--backend", "file=sessions"]).contains("file:///absolute/path"));
+    assert!(usage(&["run", "--backend", "file=file:///tmp?nope=1"]).contains("nope"));
+    assert!(usage(&["run", "--json", "/no/such/directory/report.json"]).contains("/no/such/directory"));
+    assert!(usage(&["run", "--tasks", "0"]).contains("at least 1"));
+    assert!(usage(&["run", "--jobs", "3"]).contains("--help"));
+    assert!(usage(&["brun"]).contains("run"));
+    assert_eq!(code(&[]), 2);
+}
+
+#[test]
+fn list_names_every_scenario_with_its_claim() {
+    let output = command(&["list"]);
+    assert_eq!(output.status.code(), Some(0));
+    let list = String::from_utf8(output.stdout).expect("text");
+    for scenario in session_conformance::scenarios::all() {
+        assert!(list.contains(scenario.name()) && list.contains(scenario.claim()), "{list}");
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let output = command(&["run", "--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).expect("text");
+    for word in [
+        "--backend",
+        "--require",
+        "--ops",
+        "--tasks",
+        "--processes",
+        "--seed",
+        "--json",
+        "--html",
+        "Examples:",
+        "Exit code:",
+    ] {
+        assert!(help.contains(word), "{word} is missing in {help}");
+    }
+    assert!(!String::from_utf8(command(&["--help"]).stdout).expect("text").contains("worker"));
+}
+
+#[test]
+fn the_page_stands_by_itself() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("report.html");
+    assert_eq!(code(&[&QUICK[..], &["--html", path.to_str().expect("a path")]].concat()), 0);
+    let page = std::fs::read_to_string(&path).expect("written");
+    assert!(page.starts_with("<!doctype html>") && page.contains("increments_are_all_kept"));
+    assert!(page.contains("loses ") && page.contains("final = acknowledged"));
+    assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"));
+}
+
+#[test]
+fn a_worker_ends_when_its_parent_is_gone() {
+    let output = command(&["worker"]); // with nothing to read
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn its_own_processes_work_on_one_store() {
+    let args =
+        ["run", "--backend", "file", "--processes", "3", "--tasks", "2", "--ops", "120", "--seed", "7"];
+    let scenario = ["--scenario", "concurrency/increments_*", "--strategy", "blind", "--strategy", "write"];
+    let output = command(&[&args[..], &scenario].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let lines = String::from_utf8(output.stderr).expect("text");
+    assert!(lines.contains("file blind concurrency/increments_are_all_kept, 3 processes: loses"), "{lines}");
+    assert!(lines.contains("3 processes: pass (120 acknowledged"), "{lines}");
+}
