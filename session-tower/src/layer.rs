@@ -275,6 +275,11 @@ fn answer<B: From<Bytes>>(slot: &Slot, response: Response<B>, settled: Result<()
             _ => response,
         },
     };
+    if response.status().is_server_error()
+        && let Some(failure) = response.extensions().get::<Failure>()
+    {
+        tracing::warn!(error = %**failure, "a request failed because of its session");
+    }
     let headers = response.headers_mut();
     if let Some(cookie) = cookie {
         keep_to_one_client(headers);
@@ -295,9 +300,6 @@ fn is_late<B>(slot: &Slot, response: &Response<B>) -> bool {
 
 fn say<B: From<Bytes>>(slot: &Slot, failure: &Failure) -> Response<B> {
     let response = failure.response(slot.was_exclusive());
-    if response.status().is_server_error() {
-        tracing::warn!(error = %**failure, "a request failed because of its session");
-    }
     let mut response = match &slot.config.on_failure {
         Some(map) => map(failure, response),
         None => response,

@@ -24,6 +24,7 @@
 //! - [`extract`]: what handlers hold: [`Session`], [`ReadSession`], [`ExclusiveSession`]; without extractors, [`SessionHandle`].
 //! - [`SessionLayer`]: when it commits, and what it says when it cannot ([`response`]).
 //! - [`cookie`]: the cookie. [`retry`]: running a handler again. [`csrf`] and [`flash`]: what parallel requests break first.
+//! - [`migrating`] from tower-sessions.
 //!
 //! # What to know
 //!
@@ -44,6 +45,8 @@ mod detach;
 pub mod extract;
 pub mod flash;
 mod layer;
+#[doc = include_str!("migrating.md")]
+pub mod migrating {}
 pub mod response;
 pub mod retry;
 mod slot;
