@@ -43,7 +43,8 @@ pub(crate) fn run(url: &str) -> Result {
     let peer = routes.iter().position(|route| *route == "/peer/write").map(cost);
     println!("{:<16} {:>10} {:>10}  of the peer's write", "route", "p50", "cost");
     for (n, route) in routes.iter().enumerate() {
-        let ratio = peer.map_or_else(String::new, |peer| format!("{:.2}", cost(n).as_secs_f64() / peer.as_secs_f64()));
+        let ratio = peer
+            .map_or_else(String::new, |peer| format!("{:.2}", cost(n).as_secs_f64() / peer.as_secs_f64()));
         println!("{route:<16} {:>10.1?} {:>10.1?}  {ratio}", medians[n], cost(n));
     }
     Ok(())

@@ -12,9 +12,16 @@ const PARALLEL: usize = 8;
 
 pub(crate) fn run(url: &str) -> Result {
     let one_process = url.starts_with("memory");
-    let servers = if one_process { vec![Server::start(url)?] } else { vec![Server::start(url)?, Server::start(url)?] };
-    println!("{ROUNDS} rounds of {PARALLEL} requests at once, 2 ms of work each, {} server processes", servers.len());
-    println!("{:<20} {:>12} {:>6} {:>9}  of 0.8 s of serial work", "route", "acknowledged", "lost", "seconds");
+    let servers =
+        if one_process { vec![Server::start(url)?] } else { vec![Server::start(url)?, Server::start(url)?] };
+    println!(
+        "{ROUNDS} rounds of {PARALLEL} requests at once, 2 ms of work each, {} server processes",
+        servers.len()
+    );
+    println!(
+        "{:<20} {:>12} {:>6} {:>9}  of 0.8 s of serial work",
+        "route", "acknowledged", "lost", "seconds"
+    );
     let mut routes = vec![("/ours", "/work/update"), ("/ours", "/work/retry"), ("/ours", "/work/exclusive")];
     if url.starts_with("redis") {
         routes.push(("/peer", "/work/write"));
@@ -31,18 +38,27 @@ pub(crate) fn run(url: &str) -> Result {
     }
     for path in ["/long/read", "/long/write"] {
         let (acknowledged, value, time) = race(&servers, "/ours", path, 10, 1)?;
-        println!("ten of {path}, 200 ms each: {acknowledged} answered, {value} stored, {:.3} s", time.as_secs_f64());
+        println!(
+            "ten of {path}, 200 ms each: {acknowledged} answered, {value} stored, {:.3} s",
+            time.as_secs_f64()
+        );
     }
     Ok(())
 }
 
 /// How many were answered with 200, what is stored in the end, and how long the rounds took.
-fn race(servers: &[Server], app: &str, path: &str, parallel: usize, rounds: usize) -> Result<(u64, u64, Duration)> {
+fn race(
+    servers: &[Server],
+    app: &str,
+    path: &str,
+    parallel: usize,
+    rounds: usize,
+) -> Result<(u64, u64, Duration)> {
     let mut first = Connection::open(&servers[0].address)?;
     let cookie = first.start(app)?;
     let (path, cookie) = (&format!("{app}{path}"), &cookie);
     let barrier = &Barrier::new(parallel + 1);
-    let (acknowledged, time) = thread::scope(|scope| {
+    let (acknowledged, time) = thread::scope(|scope| -> Result<(u64, Duration)> {
         let clients: Vec<_> = (0..parallel)
             .map(|n| {
                 let address = &servers[n % servers.len()].address;
@@ -70,7 +86,7 @@ fn race(servers: &[Server], app: &str, path: &str, parallel: usize, rounds: usiz
         for client in clients {
             acknowledged += client.join().map_err(|_| "a client panicked")??;
         }
-        Result::Ok((acknowledged, time))
+        Ok((acknowledged, time))
     })?;
     let value = first.get(&format!("{app}/value"), cookie)?.body.parse()?;
     Ok((acknowledged, value, time))

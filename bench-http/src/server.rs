@@ -3,7 +3,9 @@
 use crate::Result;
 use axum::{Router, routing::get};
 use session_store::{Key, Sessions};
-use session_tower::{CookieConfig, ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionLayer};
+use session_tower::{
+    CookieConfig, ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionLayer,
+};
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
@@ -46,19 +48,31 @@ pub(crate) async fn run(url: &str) -> Result {
         .route("/start", get(async |session: Session| Ok::<_, Rejection>(session.insert(COUNT, &0)?)))
         .route("/value", get(async |session: ReadSession| Ok::<_, Rejection>(text(session.get(COUNT)?))))
         .route("/read", get(async |session: ReadSession| Ok::<_, Rejection>(text(session.get(COUNT)?))))
-        .route("/write", get(async |session: Session| Ok::<_, Rejection>(session.update(COUNT, |n| *n += 1)?)))
+        .route(
+            "/write",
+            get(async |session: Session| Ok::<_, Rejection>(session.update(COUNT, |n| *n += 1)?)),
+        )
         .route("/exclusive", get(async |session: ExclusiveSession| by_hand(&session, Duration::ZERO).await))
         .route("/work/update", get(update))
-        .route("/work/retry", get(async |session: Session| by_hand(&session, WORK).await).layer(RetryLayer::default()))
+        .route(
+            "/work/retry",
+            get(async |session: Session| by_hand(&session, WORK).await).layer(RetryLayer::default()),
+        )
         .route("/work/exclusive", get(async |session: ExclusiveSession| by_hand(&session, WORK).await))
-        .route("/long/read", get(async |session: ReadSession| {
-            tokio::time::sleep(LONG).await;
-            Ok::<_, Rejection>(text(session.get(COUNT)?))
-        }))
-        .route("/long/write", get(async |session: Session| {
-            tokio::time::sleep(LONG).await;
-            Ok::<_, Rejection>(session.update(COUNT, |n| *n += 1)?)
-        }))
+        .route(
+            "/long/read",
+            get(async |session: ReadSession| {
+                tokio::time::sleep(LONG).await;
+                Ok::<_, Rejection>(text(session.get(COUNT)?))
+            }),
+        )
+        .route(
+            "/long/write",
+            get(async |session: Session| {
+                tokio::time::sleep(LONG).await;
+                Ok::<_, Rejection>(session.update(COUNT, |n| *n += 1)?)
+            }),
+        )
         .layer(SessionLayer::new(sessions).cookie(CookieConfig::insecure("ours"))?);
     let app = Router::new().route("/plain", get(async || "plain")).nest("/ours", ours);
     let app = if url.starts_with("redis") { app.nest("/peer", peer(url).await?) } else { app };
