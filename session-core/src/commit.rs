@@ -59,7 +59,7 @@ impl Core {
         };
         let key = id.storage_key();
         if destroy {
-            self.destroy(key, hold).await?;
+            self.destroy_opened(key, hold).await?;
             let record = Arc::new(Record::new(record.codec));
             return Ok(Committed { id: None, record, renewed: None });
         }
@@ -157,7 +157,8 @@ impl Writer<'_> {
                     telemetry::conflict();
                 }
                 self.withdraw().await;
-                Err(error)
+                // What failed without a reply was a look, a lock or a copy that nobody knows: the session is as it was.
+                Err(error.with_effect(Effect::None))
             }
         }
     }
@@ -257,7 +258,9 @@ impl Writer<'_> {
         };
         let tombstone = Tombstone { commits, successor: successor.storage_key(), grace: sealed };
         let data = Envelope::Tombstone(tombstone).encode(limits).await?;
-        let put = Put::new(data, grace.max(TOMBSTONE_TTL));
+        // It stays in its user's index: a list that comes in pages would miss a session that moves from a later page to an
+        // earlier one, but not the tombstone that leads to it.
+        let put = Put::new(data, grace.max(TOMBSTONE_TTL)).principal(principal);
         Ok(Prepared { put, copy: Some(successor), lifetime: inserted.ttl })
     }
 
@@ -344,7 +347,7 @@ impl Writer<'_> {
         self.rotate = false; // it has happened: a second new id would leave the winner's client with a dead one
         self.key = successor.storage_key();
         self.id = successor;
-        match self.core.store.load(&self.key).await? {
+        match self.core.load(&self.key).await? {
             Some(stored) => self.core.decode(stored).await,
             None => Err(gone()),
         }
@@ -378,7 +381,10 @@ impl Writer<'_> {
 
     async fn take_lock(&mut self) -> Result<Stored> {
         self.turn = None;
-        let (hold, stored) = self.core.lock(&self.key).await?.ok_or_else(gone)?;
+        let Some((hold, stored)) = self.core.lock(&self.key).await? else {
+            self.uncertain = false; // whatever is under way finds nothing to replace
+            return Err(gone());
+        };
         self.hold = Some(hold);
         Ok(stored)
     }
