@@ -2,7 +2,7 @@
 
 use crate::{
     Clock, Deleted, Effect, Error, ErrorKind, Inserted, Loaded, LockingStore, PrincipalKey, Put, Random,
-    Result, SessionId, StorageKey, Stored, Token, Version,
+    Result, SessionId, StorageKey, Stored, Token, Touched, Version,
     envelope::{Commits, Envelope, Live, Tombstone},
     environment::draw,
     hold::{Asked, Hold},
@@ -183,17 +183,23 @@ impl Core {
         Ok(self.settings.idle_timeout.map_or(left, |idle| idle.min(left)))
     }
 
-    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout.
-    pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) {
-        let Some(idle) = self.settings.idle_timeout else { return };
-        let Ok(ttl) = self.ttl(base.live.deadline) else { return };
+    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout. How long it
+    /// lives from now on, when that was moved.
+    pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) -> Option<Duration> {
+        let idle = self.settings.idle_timeout?;
+        let ttl = self.ttl(base.live.deadline).ok()?;
         if base.ttl.saturating_add(idle / 10) > ttl {
-            return;
+            return None;
         }
-        // Changed or gone in the meantime: then another request has seen to the expiry. And a touch that failed is no
-        // reason to fail a request that was answered from data it has.
-        if let Err(error) = self.store.touch(key, base.version, ttl).await {
-            tracing::warn!(%error, "the expiry of a session could not be moved");
+        match self.store.touch(key, base.version, ttl).await {
+            Ok(Touched::Extended) => Some(ttl),
+            // Changed or gone in the meantime: then another request has seen to the expiry.
+            Ok(Touched::Missing | Touched::Conflict) => None,
+            // No reason to fail a request that was answered from data it has.
+            Err(error) => {
+                tracing::warn!(%error, "the expiry of a session could not be moved");
+                None
+            }
         }
     }
 

@@ -121,7 +121,8 @@ impl Sessions {
     pub async fn read(&self, id: &SessionId) -> Result<Option<Snapshot>> {
         let Some((id, base)) = self.0.find(id).await? else { return Ok(None) };
         let key = id.storage_key();
-        self.0.touch_if_due(&key, &base).await;
+        // A snapshot tells what was loaded, not what a touch has made of it.
+        let _moved = self.0.touch_if_due(&key, &base).await;
         Ok(Some(self.snapshot(key, base.live.record, base.ttl)))
     }
 
