@@ -10,27 +10,38 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use session_core::{Error, ErrorKind, Inserted, Put, Replaced, Stored};
+use session_core::{Error, ErrorKind, Inserted, Put, Replaced, Result, StorageKey, Stored};
 use std::{collections::HashMap, time::Duration};
 
 /// No value is put twice, so that each read says whose write it saw.
 pub(super) struct HistoryIsLinearizable;
 
-/// What one operation asked and was shown.
+/// What one operation asked and was shown: a read, and on the strength of it a swap.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shown {
-    /// What it read.
-    saw: Option<u64>,
-    /// What a swap named: what it read itself, or, by a driver's version, what was read before.
-    named: Option<u64>,
-    /// What a swap was to put.
-    put: Option<u64>,
-    /// What a refused swap was shown in place of what it named.
-    found: Option<u64>,
+    read: Option<Read>,
+    swap: Option<Swap>,
     /// Values with the versions under which a driver said that they are stored.
     versions: Vec<(u64, String)>,
     /// What no store may answer here.
     odd: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Read {
+    start: u64,
+    end: u64,
+    saw: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Swap {
+    start: u64,
+    end: u64,
+    from: u64,
+    to: u64,
+    /// What it was shown in place of what it named, where it was refused and a driver shows that.
+    found: Option<u64>,
 }
 
 const NAME: &str = "register";
@@ -44,11 +55,13 @@ fn record(value: u64) -> Put {
 
 impl Shown {
     /// What a session holds.
-    fn read(&mut self, value: Option<&Value>) {
-        self.saw = value.and_then(Value::as_u64);
-        if self.saw.is_none() {
-            self.odd = Some(format!("a read found {value:?}"));
+    fn read(&mut self, start: u64, value: Option<&Value>) -> Option<u64> {
+        let saw = value.and_then(Value::as_u64);
+        match saw {
+            Some(saw) => self.read = Some(Read { start, end: now(), saw }),
+            None => self.odd = Some(format!("a read found {value:?}")),
         }
+        saw
     }
 
     /// What a driver's record holds.
@@ -67,77 +80,65 @@ impl Shown {
     }
 
     /// The calls that this operation made on the register.
-    fn calls(&self, operation: &Operation<Self>) -> Vec<Call<Register>> {
-        let Operation { start, end, .. } = *operation;
-        let read = self.saw.map(|saw| Call::answered(start, end, Register::Saw(saw)));
-        let swap = self.named.zip(self.put).and_then(|(from, to)| match &operation.outcome {
+    fn calls(&self, outcome: &Outcome) -> impl Iterator<Item = Call<Register>> {
+        let read = self.read.map(|Read { start, end, saw }| Call::answered(start, end, Register::Saw(saw)));
+        let swap = self.swap.and_then(|Swap { start, end, from, to, found }| match outcome {
             Outcome::Ok => Some(Call::answered(start, end, Register::Swapped { from, to })),
             Outcome::Unknown(_) => Some(Call::unknown(start, Register::Swapped { from, to })),
-            // Without an effect; the driver shows what is there instead.
+            // Without an effect: it says no more than what it was shown.
             Outcome::Failed(..) => {
-                self.found.map(|found| Call::answered(start, end, Register::Refused { from, found }))
+                found.map(|found| Call::answered(start, end, Register::Refused { from, found }))
             }
         });
-        // A swap that happened has read what it named, too, and at the same moment.
-        let read = read.filter(|_| swap.is_none_or(|swap| swap.end.is_none()));
-        read.into_iter().chain(swap).collect()
+        read.into_iter().chain(swap)
     }
 }
 
 impl HistoryIsLinearizable {
-    /// A request that reads the value and puts another one for it.
-    async fn swap(task: &Task<Shown>, turn: &Turn<'_>) {
-        let (mut shown, to) = (Shown::default(), turn.number + 1);
-        let begun = task.begin(turn.session);
-        let result = async {
-            let mut session = task.system().request(turn.id).await?;
-            let read = session.get(NAME).await?;
-            shown.read(read.as_ref());
-            shown.named = shown.saw;
-            task.think().await;
-            session.change(NAME, Change::Insert(to.into())).await?;
-            shown.put = Some(to);
-            session.commit().await
-        }
-        .await;
-        begun.end(shown, &result);
+    /// Every third only reads.
+    fn only_reads(turn: &Turn<'_>) -> bool {
+        turn.number % 3 == 2
     }
 
-    async fn read(task: &Task<Shown>, turn: &Turn<'_>) {
-        let mut shown = Shown::default();
-        let begun = task.begin(turn.session);
-        let result = task.system().read(turn.id).await;
-        if let Ok(read) = &result {
-            shown.read(read.as_ref().and_then(|values| values.get(NAME)));
+    /// A request that reads the value and puts another one for it.
+    async fn request(task: &Task<Shown>, turn: &Turn<'_>, shown: &mut Shown) -> Result<()> {
+        let start = now();
+        if Self::only_reads(turn) {
+            let read = task.system().read(turn.id).await?;
+            shown.read(start, read.as_ref().and_then(|values| values.get(NAME)));
+            return Ok(());
         }
-        begun.end(shown, &result);
+        let mut session = task.system().request(turn.id).await?;
+        let from = shown.read(start, session.get(NAME).await?.as_ref());
+        task.think().await;
+        let to = turn.number + 1;
+        session.change(NAME, Change::Insert(to.into())).await?;
+        let start = now();
+        let committed = session.commit().await;
+        shown.swap = from.map(|from| Swap { start, end: now(), from, to, found: None });
+        committed.map(drop)
     }
 
     /// The same with the driver's own words: a load, and by the version that it showed a replace.
-    async fn drive(task: &Task<Shown>, turn: &Turn<'_>) -> Trial {
-        let (key, mut shown) = (turn.id.key()?, Shown::default());
-        let begun = task.begin(turn.session);
-        let loaded = task.store().load(&key).await;
-        if let Ok(stored) = &loaded {
-            shown.saw = shown.look(stored.as_ref());
-        }
-        let saw = shown.saw;
-        begun.end(shown, &loaded);
-        let (Ok(Some(stored)), Some(from)) = (loaded, saw) else { return Ok(()) };
-        if turn.number % 3 == 2 {
-            return Ok(());
-        }
+    async fn drive(task: &Task<Shown>, key: &StorageKey, turn: &Turn<'_>, shown: &mut Shown) -> Result<()> {
+        let start = now();
+        let stored = task.store().load(key).await?;
+        let end = now();
+        let from = shown.look(stored.as_ref());
+        shown.read = from.map(|saw| Read { start, end, saw });
         task.think().await;
-        let to = turn.number + 1;
-        let mut shown = Shown { named: Some(from), put: Some(to), ..Shown::default() };
-        let begun = task.begin(turn.session);
-        let result = match task.store().replace(&key, stored.version, &record(to)).await {
+        let (Some(stored), Some(from), false) = (stored, from, Self::only_reads(turn)) else { return Ok(()) };
+        let (to, start) = (turn.number + 1, now());
+        let replaced = task.store().replace(key, stored.version, &record(to)).await;
+        let end = now();
+        let mut swap = Swap { start, end, from, to, found: None };
+        let result = match replaced {
             Ok(Replaced::Done(version)) => {
                 shown.versions.push((to, version.to_string()));
                 Ok(())
             }
             Ok(Replaced::Conflict(fresh)) => {
-                shown.found = shown.look(Some(&fresh));
+                swap.found = shown.look(Some(&fresh));
                 Err(Error::new(ErrorKind::Conflict, "replace"))
             }
             Ok(other) => {
@@ -146,8 +147,8 @@ impl HistoryIsLinearizable {
             }
             Err(error) => Err(error),
         };
-        begun.end(shown, &result);
-        Ok(())
+        shown.swap = Some(swap);
+        result
     }
 
     /// What is there in the end.
@@ -180,11 +181,13 @@ impl Script for HistoryIsLinearizable {
     async fn work(task: &Task<Shown>, plan: &Vec<Batch>) -> Trial {
         let mut turns = task.turns(plan);
         while let Some(turn) = turns.next().await? {
-            match task.strategy() {
-                Strategy::Driver => Self::drive(task, &turn).await?,
-                _ if turn.number % 3 == 2 => Self::read(task, &turn).await,
-                _ => Self::swap(task, &turn).await,
-            }
+            let (mut shown, key) = (Shown::default(), turn.id.key()?);
+            let begun = task.begin(turn.session);
+            let result = match task.strategy() {
+                Strategy::Driver => Self::drive(task, &key, &turn, &mut shown).await,
+                _ => Self::request(task, &turn, &mut shown).await,
+            };
+            begun.end(shown, &result);
         }
         Ok(())
     }
@@ -195,7 +198,7 @@ impl Script for HistoryIsLinearizable {
             let operations: Vec<_> = found.of_session(session).collect();
             judgement = cheap(judgement, session, &operations);
             let mut calls: Vec<_> =
-                operations.iter().flat_map(|operation| operation.note.calls(operation)).collect();
+                operations.iter().flat_map(|operation| operation.note.calls(&operation.outcome)).collect();
             let asked = now();
             match Self::last(lab, &batch.id).await? {
                 Some(last) => calls.push(Call::answered(asked, now(), Register::Saw(last))),
@@ -212,7 +215,7 @@ impl Script for HistoryIsLinearizable {
 /// What convicts without a search.
 fn cheap(mut judgement: Judgement, session: usize, operations: &[&Operation<Shown>]) -> Judgement {
     let swaps = operations.iter().filter(|operation| operation.outcome.is_ok());
-    let chain = Chain::new(swaps.filter_map(|swap| swap.note.named.zip(swap.note.put)));
+    let chain = Chain::new(swaps.filter_map(|one| one.note.swap).map(|swap| (swap.from, swap.to)));
     for Fork { from, first, second } in chain.forks() {
         let evidence = format!("session {session}: {first} and {second} both replaced {from}");
         judgement = judgement.lost(1, evidence);

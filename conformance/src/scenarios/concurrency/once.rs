@@ -280,9 +280,8 @@ impl Script for ClaimedEffectHappensOnce {
                 .await;
                 // Only who has claimed it acts.
                 begun.end(Claim { round, acted: matches!(result, Ok(true)) }, &result);
-                if !slow {
-                    task.signal(&acted, true).await?;
-                }
+                // Also who could not even look: the other one waits for no longer than that.
+                task.signal(if slow { &looked } else { &acted }, true).await?;
             }
         }
         Ok(())
