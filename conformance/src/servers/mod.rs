@@ -15,6 +15,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod postgres;
 mod proxy;
 
 pub use proxy::{Proxy, Traffic};
