@@ -22,7 +22,7 @@ use std::{
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -122,6 +122,22 @@ impl PostgresServer {
     /// [`io::ErrorKind::NotFound`] when PostgreSQL is not installed, otherwise when it does not start.
     pub async fn start() -> io::Result<Self> {
         Self::with(&["fsync=off", "full_page_writes=off"]).await
+    }
+
+    /// The cluster of this process: started by the first who asks, stopped when the last one lets go of it. Tests use it side by side,
+    /// each in a schema of its own; those that hurt the server start their own.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn shared() -> io::Result<Self> {
+        static SHARED: tokio::sync::Mutex<Weak<Cluster>> = tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(cluster) = shared.upgrade() {
+            return Ok(Self(cluster));
+        }
+        let server = Self::start().await?;
+        *shared = Arc::downgrade(&server.0);
+        Ok(server)
     }
 
     /// A cluster with PostgreSQL's own defaults: each commit waits for the disk.

@@ -1,0 +1,4 @@
+//! The driver against a real server: each claim of its documentation, in both modes.
+
+mod contract;
+mod support;
