@@ -1,0 +1,121 @@
+//! What the command says: while it runs, and at the end.
+
+use super::args::RunArgs;
+use indicatif::{ProgressBar, ProgressStyle};
+use session_conformance::{Cell, Progress, Report, Suite, scenarios};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+};
+
+/// How wide the matrix may be when nobody knows how wide the screen is.
+const WIDTH: usize = 100;
+
+/// Where a run reports to.
+pub(super) struct Output {
+    bar: Option<ProgressBar>,
+    json: Option<File>,
+    html: Option<File>,
+}
+
+impl Output {
+    /// Opens the files now: an hour later is too late to say that one cannot be written.
+    pub(super) fn open(args: &RunArgs) -> Result<Self, String> {
+        let create = |path: &Path| File::create(path).map_err(|error| format!("{}: {error}", path.display()));
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        let json = args.json.as_deref().map(create).transpose()?;
+        let html = args.html.as_deref().map(create).transpose()?;
+        Ok(Self { bar, json, html })
+    }
+
+    pub(super) fn absent(&self, cell: &Cell) {
+        let line = format!("{}: absent; {}", cell.backend, cell.detail);
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Shows how a suite gets on: a bar on a terminal, lines elsewhere; what is bad at once, in both.
+    pub(super) fn watch(&self, suite: Suite) -> Suite {
+        let Some(bar) = self.bar.clone() else {
+            return suite.watch(|progress| {
+                if let Progress::Ends(cell) = progress {
+                    eprintln!("{}", cell.line());
+                }
+            });
+        };
+        bar.inc_length(suite.len() as u64);
+        suite.watch(move |progress| match progress {
+            Progress::Begins(cell) => {
+                bar.set_message(format!("{} {} {}", cell.backend, cell.strategy, cell.scenario))
+            }
+            Progress::Ends(cell) => {
+                if cell.is_bad() {
+                    bar.println(cell.line());
+                }
+                bar.inc(1);
+            }
+            _ => {}
+        })
+    }
+
+    /// The matrix, the files, and how to run again what is bad.
+    pub(super) fn finish(mut self, report: &Report, args: &RunArgs) -> io::Result<()> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let mut out = io::stdout().lock();
+        write!(out, "{}", report.to_text(width()))?;
+        writeln!(out, "\nseed {}", report.header.seed)?;
+        for cell in report.cells.iter().filter(|cell| cell.is_bad()) {
+            writeln!(out, "again: {}", again(cell, args))?;
+        }
+        out.flush()?;
+        if let Some(mut json) = self.json.take() {
+            serde_json::to_writer_pretty(&mut json, report)?;
+            writeln!(json)?;
+        }
+        if let Some(mut html) = self.html.take() {
+            html.write_all(report.to_html().as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// The command that runs one cell again.
+fn again(cell: &Cell, args: &RunArgs) -> String {
+    format!(
+        "session-conformance run --backend {} --strategy {} --scenario '{}' --processes {} --tasks {} --ops {} --seed {}",
+        cell.backend, cell.strategy, cell.scenario, cell.processes, args.tasks, args.ops, args.seed
+    )
+}
+
+fn width() -> usize {
+    if !io::stdout().is_terminal() {
+        return WIDTH;
+    }
+    rustix::termios::tcgetwinsize(io::stdout()).map_or(WIDTH, |size| usize::from(size.ws_col).max(WIDTH))
+}
+
+/// Every scenario with its claim, its strategies and who breaks it.
+pub(super) fn list() {
+    let mut group = "";
+    for scenario in scenarios::all() {
+        if scenario.group() != group {
+            group = scenario.group();
+            println!("\n{group}");
+        }
+        let strategies: Vec<_> = scenario.runs_with().iter().map(|strategy| strategy.name()).collect();
+        println!("  {}\n      {}", scenario.name(), scenario.claim());
+        print!("      {}; convicts {}", strategies.join(", "), scenario.convictor());
+        match scenario.most_operations() {
+            Some(cap) => println!("; at most {cap} operations"),
+            None => println!(),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The two controls: what session handlers elsewhere do, on top of this project's drivers.
+//!
+//! A driver has no blind save, so the controls work for it: they take the version that they were refused for and overwrite with that,
+//! which is what a `SET` does. They never exist in the product.
+
+use super::{Change, Id, OpenSession, Settings, System, Values};
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+use session_core::{
+    Error, ErrorKind, Grant, Held, Inserted, Loaded, LockingStore, PrincipalKey, Put, Replaced, Result,
+    SessionId, Stored, SystemRandom, Token, Version,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// How long to wait for another's lease when the store does not say.
+const POLL: Duration = Duration::from_millis(5);
+
+/// `blind`, or with locks `lock-only`.
+#[derive(Clone, Debug)]
+pub(super) struct Control {
+    store: Arc<dyn LockingStore>,
+    settings: Settings,
+    locks: bool,
+}
+
+impl Control {
+    pub(super) fn new(store: Arc<dyn LockingStore>, settings: Settings, locks: bool) -> Self {
+        Self { store, settings, locks }
+    }
+
+    fn put(&self, values: &Values, principal: Option<PrincipalKey>) -> Result<Put> {
+        let data = serde_json::to_vec(values)
+            .map_err(|error| Error::new(ErrorKind::Encode, "control").with_source(error))?;
+        Ok(Put::new(data.into(), self.settings.idle_timeout).principal(principal))
+    }
+
+    /// Loads, behind the lock where there is one. No renewal: a lease that runs out under its holder is what `lock-only` is about.
+    async fn load(&self, id: &SessionId) -> Result<Option<(Option<Grant>, Stored)>> {
+        let key = id.storage_key();
+        if !self.locks {
+            return Ok(self.store.load(&key).await?.map(|stored| (None, stored)));
+        }
+        let (token, deadline) = (Token::random(&SystemRandom)?, Instant::now() + self.settings.lock_wait);
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match self.store.acquire_and_load(&key, token, self.settings.lease, wait).await? {
+                Loaded::Granted(grant, stored) => return Ok(Some((Some(grant), stored))),
+                Loaded::Missing => return Ok(None),
+                Loaded::Held(_) if Instant::now() >= deadline => {
+                    return Err(Error::new(ErrorKind::Busy, "open"));
+                }
+                Loaded::Held(held) => nap(held).await,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl System for Control {
+    async fn create(&self, values: &Values) -> Result<Id> {
+        let id = SessionId::random(&SystemRandom)?;
+        match self.store.insert(&id.storage_key(), &self.put(values, None)?).await? {
+            Inserted::Created(_) => Ok(Id::new(id.expose())),
+            Inserted::Exists => Err(Error::new(ErrorKind::Backend, "create").with_context("a new id exists")),
+        }
+    }
+
+    async fn open(&self, id: &Id) -> Result<Option<Box<dyn OpenSession>>> {
+        let Some(id) = id.session_id() else { return Ok(None) };
+        let Some((grant, stored)) = self.load(&id).await? else { return Ok(None) };
+        Ok(Some(Box::new(Request {
+            values: decode(&stored.data)?,
+            version: stored.version,
+            principal: stored.principal,
+            end: End::Store,
+            changed: false,
+            control: self.clone(),
+            grant,
+            id,
+        })))
+    }
+
+    async fn read(&self, id: &Id) -> Result<Option<Values>> {
+        let Some(id) = id.session_id() else { return Ok(None) };
+        self.store.load(&id.storage_key()).await?.map(|stored| decode(&stored.data)).transpose()
+    }
+
+    async fn destroy(&self, id: &Id) -> Result<bool> {
+        let Some(id) = id.session_id() else { return Ok(false) };
+        Ok(matches!(self.store.delete(&id.storage_key()).await?, session_core::Deleted::Removed(_)))
+    }
+
+    async fn revoke_all(&self, user: &str) -> Result<usize> {
+        let index = self.store.index().ok_or_else(|| Error::new(ErrorKind::Unsupported, "revoke_all"))?;
+        // What others do: list once, delete what is listed.
+        let page = index.keys_of(&PrincipalKey::of(user), None, usize::MAX >> 1).await?;
+        for key in &page.keys {
+            let _removed_or_gone = self.store.delete(key).await?;
+        }
+        Ok(page.keys.len())
+    }
+}
+
+/// One request of a control.
+#[derive(Debug)]
+struct Request {
+    control: Control,
+    id: SessionId,
+    grant: Option<Grant>,
+    version: Version,
+    values: Values,
+    principal: Option<PrincipalKey>,
+    changed: bool,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Store,
+    Rotate,
+    Destroy,
+}
+
+#[async_trait]
+impl OpenSession for Request {
+    async fn get(&mut self, name: &str) -> Result<Option<Value>> {
+        Ok(self.values.get(name).cloned())
+    }
+
+    async fn change(&mut self, name: &str, change: Change) -> Result<()> {
+        let mut value = self.values.remove(name);
+        change.apply(&mut value);
+        if let Some(value) = value {
+            self.values.insert(name.to_owned(), value);
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    async fn take(&mut self, name: &str) -> Result<Option<Value>> {
+        self.changed = true;
+        Ok(self.values.remove(name))
+    }
+
+    async fn set_principal(&mut self, user: &str) -> Result<()> {
+        self.changed = true;
+        self.principal = Some(PrincipalKey::of(user));
+        Ok(())
+    }
+
+    async fn rotate(&mut self) -> Result<()> {
+        self.end = End::Rotate;
+        Ok(())
+    }
+
+    async fn destroy(&mut self) -> Result<()> {
+        self.end = End::Destroy;
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<Option<Id>> {
+        let put = self.control.put(&self.values, self.principal)?;
+        let id = match self.end {
+            End::Destroy => {
+                self.delete().await?;
+                None
+            }
+            End::Rotate => {
+                // Two steps, as elsewhere: the data under a new id, then the old one away.
+                let new = SessionId::random(&SystemRandom)?;
+                let _created = self.control.store.insert(&new.storage_key(), &put).await?;
+                self.delete().await?;
+                Some(new)
+            }
+            End::Store if self.changed => {
+                self.overwrite(&put).await?;
+                Some(self.id.clone())
+            }
+            End::Store => Some(self.id.clone()),
+        };
+        self.release().await?;
+        Ok(id.map(|id| Id::new(id.expose())))
+    }
+}
+
+impl Request {
+    /// Overwrites whatever is there, again and again until it is done.
+    async fn overwrite(&mut self, put: &Put) -> Result<()> {
+        let (store, key) = (Arc::clone(&self.control.store), self.id.storage_key());
+        let deadline = Instant::now() + self.control.settings.lock_wait;
+        loop {
+            let replaced = match &self.grant {
+                Some(grant) => store.replace_and_release(grant, self.version, put).await?,
+                None => store.replace(&key, self.version, put).await?,
+            };
+            match replaced {
+                Replaced::Done(_) => {
+                    self.grant = None; // released with the write
+                    return Ok(());
+                }
+                Replaced::Conflict(fresh) => self.version = fresh.version,
+                Replaced::NotHolder(held) => {
+                    if Instant::now() >= deadline {
+                        return Err(Error::new(ErrorKind::Busy, "commit"));
+                    }
+                    // Its own lease ran out, or another's lives: no reason to stop.
+                    if self.grant.take().is_none() {
+                        nap(held).await;
+                    }
+                    if let Some(fresh) = store.load(&key).await? {
+                        self.version = fresh.version;
+                    }
+                }
+                Replaced::Missing => {
+                    self.grant = None;
+                    if let Inserted::Created(_) = store.insert(&key, put).await? {
+                        return Ok(()); // revived
+                    }
+                    if let Some(fresh) = store.load(&key).await? {
+                        self.version = fresh.version;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn delete(&mut self) -> Result<()> {
+        let _removed_or_gone = match self.grant.take() {
+            Some(grant) => self.control.store.delete_and_release(&grant).await?,
+            None => self.control.store.delete(&self.id.storage_key()).await?,
+        };
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<()> {
+        if let Some(grant) = self.grant.take() {
+            let _freed_or_lost = self.control.store.release(&grant).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Request {
+    /// A request that ends without a commit frees its lock in the background.
+    fn drop(&mut self) {
+        if let (Some(grant), Ok(runtime)) = (self.grant.take(), tokio::runtime::Handle::try_current()) {
+            let store = Arc::clone(&self.control.store);
+            runtime.spawn(async move { store.release(&grant).await });
+        }
+    }
+}
+
+async fn nap(held: Held) {
+    sleep(held.retry_after.unwrap_or(POLL).clamp(Duration::from_millis(1), POLL)).await;
+}
+
+fn decode(data: &Bytes) -> Result<Values> {
+    serde_json::from_slice(data).map_err(|error| Error::new(ErrorKind::Damaged, "control").with_source(error))
+}

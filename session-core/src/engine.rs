@@ -1,0 +1,288 @@
+//! What opening and committing have in common: finding a record, taking its lock, creating and removing it.
+
+use crate::{
+    Clock, Deleted, Effect, Error, ErrorKind, Inserted, Loaded, LockingStore, PrincipalKey, Put, Random,
+    Result, SessionId, StorageKey, Stored, Token, Version,
+    envelope::{Commits, Envelope, Live, Tombstone},
+    environment::draw,
+    hold::{Asked, Hold},
+    queue::Queue,
+    settings::Settings,
+    telemetry,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+/// How many rotations are followed from one id. Each takes a request, and a tombstone lives for minutes.
+const MAX_HOPS: usize = 64;
+
+/// How often a request whose reply was lost is asked again or looked up, with pauses that double.
+pub(crate) const MAX_LOST_REPLIES: u32 = 5;
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn LockingStore>,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) queue: Arc<Queue>,
+}
+
+/// A session as it was found: what a commit builds on.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) version: Version,
+    pub(crate) live: Live,
+    pub(crate) ttl: Duration,
+    pub(crate) principal: Option<PrincipalKey>,
+}
+
+/// What stands under a key.
+pub(crate) enum Found {
+    Live(Base),
+    Tombstone(Version, Tombstone),
+}
+
+impl Found {
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::Live(base) => base.version,
+            Self::Tombstone(version, _) => *version,
+        }
+    }
+
+    pub(crate) fn commits(&self) -> &Commits {
+        match self {
+            Self::Live(base) => &base.live.commits,
+            Self::Tombstone(_, tombstone) => &tombstone.commits,
+        }
+    }
+}
+
+impl Core {
+    pub(crate) async fn decode(&self, stored: Stored) -> Result<Found> {
+        telemetry::loaded(stored.data.len());
+        let Stored { version, data, ttl, principal } = stored;
+        Ok(match Envelope::decode(data, self.settings.limits).await? {
+            Envelope::Live(live) => Found::Live(Base { version, live, ttl, principal }),
+            Envelope::Tombstone(tombstone) => Found::Tombstone(version, tombstone),
+        })
+    }
+
+    /// Whether the maximum lifetime is over; a store whose clock is late may still have the record.
+    pub(crate) fn is_over(&self, base: &Base) -> bool {
+        base.live.deadline <= self.clock.now()
+    }
+
+    /// The session under this id, or, within the grace of a rotation, under its successor's.
+    pub(crate) async fn find(&self, id: &SessionId) -> Result<Option<(SessionId, Base)>> {
+        let mut id = id.clone();
+        for _ in 0..MAX_HOPS {
+            let Some(stored) = self.store.load(&id.storage_key()).await? else { return Ok(None) };
+            match self.decode(stored).await? {
+                Found::Live(base) => return Ok((!self.is_over(&base)).then_some((id, base))),
+                Found::Tombstone(_, tombstone) => match tombstone.follow(&id, self.clock.now())? {
+                    Some(successor) => id = successor,
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, with its lock.
+    pub(crate) async fn find_locked(&self, id: &SessionId) -> Result<Option<(SessionId, Base, Hold)>> {
+        let mut id = id.clone();
+        for _ in 0..MAX_HOPS {
+            let Some((hold, stored)) = self.lock(&id.storage_key()).await? else { return Ok(None) };
+            match self.decode(stored).await? {
+                Found::Live(base) if self.is_over(&base) => return Ok(None),
+                Found::Live(base) => return Ok(Some((id, base, hold))),
+                Found::Tombstone(_, tombstone) => {
+                    hold.release().await;
+                    match tombstone.follow(&id, self.clock.now())? {
+                        Some(successor) => id = successor,
+                        None => return Ok(None),
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the lock, here and in the store, for `lock_wait` in all. `None`: no live record, hence no lock.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when it was not had in time, or the store's.
+    pub(crate) async fn lock(&self, key: &StorageKey) -> Result<Option<(Hold, Stored)>> {
+        let start = Instant::now();
+        let locked = self.lock_until(key, start + self.settings.lock_wait).await;
+        match &locked {
+            Ok(_) => telemetry::locked(start.elapsed()),
+            Err(error) if error.kind() == ErrorKind::Busy => telemetry::busy(),
+            Err(_) => {}
+        }
+        locked
+    }
+
+    async fn lock_until(&self, key: &StorageKey, deadline: Instant) -> Result<Option<(Hold, Stored)>> {
+        let Settings { lease, max_hold, .. } = self.settings;
+        let place = self.queue.enter(key, deadline).await?;
+        let token = Token::random(&*self.random)?;
+        // From here on the lock may be ours without our knowing: whichever way this ends, it is released.
+        let mut asked = Asked::new(Arc::clone(&self.store), *key, token, place);
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(32));
+        let mut lost_replies = 0;
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let held_for = match self.store.acquire_and_load(key, token, lease, wait).await {
+                Ok(Loaded::Granted(_, stored)) => {
+                    return Ok(Some((Hold::new(asked, lease, max_hold), stored)));
+                }
+                Ok(Loaded::Missing) => {
+                    asked.disarm();
+                    return Ok(None);
+                }
+                Ok(Loaded::Held(held)) => held.retry_after.unwrap_or(Duration::MAX),
+                Err(error) if error.effect() == Effect::Unknown && lost_replies < MAX_LOST_REPLIES => {
+                    lost_replies += 1;
+                    telemetry::looked_up();
+                    Duration::MAX
+                }
+                Err(error) => return Err(error),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::new(ErrorKind::Busy, "lock").with_context("not within lock_wait"));
+            }
+            // Awake as soon as the lease can be over, but never in a tight loop.
+            let longest = held_for.max(Duration::from_millis(1)).min(left);
+            sleep(backoff.next(&*self.random)?.min(longest)).await;
+        }
+    }
+
+    /// How long a session that is stored now may live: the idle timeout, or less at the end of the maximum lifetime.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Gone`] when that is over.
+    pub(crate) fn ttl(&self, deadline: Duration) -> Result<Duration> {
+        let left = deadline.saturating_sub(self.clock.now());
+        if left.is_zero() {
+            return Err(Error::new(ErrorKind::Gone, "commit").with_context("its maximum lifetime is over"));
+        }
+        Ok(self.settings.idle_timeout.map_or(left, |idle| idle.min(left)))
+    }
+
+    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout.
+    pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) {
+        let Some(idle) = self.settings.idle_timeout else { return };
+        let Ok(ttl) = self.ttl(base.live.deadline) else { return };
+        if base.ttl.saturating_add(idle / 10) > ttl {
+            return;
+        }
+        // Changed or gone in the meantime: then another request has seen to the expiry. And a touch that failed is no
+        // reason to fail a request that was answered from data it has.
+        if let Err(error) = self.store.touch(key, base.version, ttl).await {
+            tracing::warn!(%error, "the expiry of a session could not be moved");
+        }
+    }
+
+    /// Stores a session under an id that nobody has seen.
+    pub(crate) async fn insert(
+        &self,
+        live: Live,
+        principal: Option<PrincipalKey>,
+    ) -> Result<(SessionId, Base)> {
+        let ttl = self.ttl(live.deadline)?;
+        let envelope = Envelope::Live(live);
+        let put = Put::new(envelope.encode(self.settings.limits).await?, ttl).principal(principal);
+        let Envelope::Live(live) = envelope else { return Err(Error::new(ErrorKind::Encode, "commit")) };
+        let mut lost_replies = 0;
+        loop {
+            let id = SessionId::random(&*self.random)?;
+            match self.store.insert(&id.storage_key(), &put).await {
+                Ok(Inserted::Created(version)) => {
+                    telemetry::committed(put.data.len());
+                    return Ok((id, Base { version, live, ttl, principal }));
+                }
+                Ok(Inserted::Exists) => {}
+                // That id is never used: a delayed copy of the insert could come after a destroy.
+                Err(error) if error.effect() == Effect::Unknown && lost_replies < MAX_LOST_REPLIES => {
+                    lost_replies += 1;
+                    sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Removes a session, and the one that it was rotated into, and so on. Whether there was one.
+    ///
+    /// # Errors
+    /// [`Effect::Unknown`] when a reply was lost and the record is gone now: it may have named a successor.
+    pub(crate) async fn destroy(&self, mut key: StorageKey, mut hold: Option<Hold>) -> Result<bool> {
+        for _ in 0..MAX_HOPS {
+            let Deleted::Removed(stored) = self.delete(&key, hold.take()).await? else { return Ok(false) };
+            match self.decode(stored).await? {
+                Found::Live(_) => return Ok(true),
+                Found::Tombstone(_, tombstone) => key = tombstone.successor,
+            }
+        }
+        Err(Error::new(ErrorKind::TooLarge, "destroy").with_context(format!("{MAX_HOPS} rotations in a row")))
+    }
+
+    async fn delete(&self, key: &StorageKey, hold: Option<Hold>) -> Result<Deleted> {
+        let mut lost_replies = 0;
+        loop {
+            let deleted = match &hold {
+                Some(hold) => self.store.delete_and_release(hold.grant()).await,
+                None => self.store.delete(key).await,
+            };
+            match deleted {
+                Ok(Deleted::Missing) if lost_replies > 0 => {
+                    return Err(Error::new(ErrorKind::Unavailable, "destroy")
+                        .with_effect(Effect::Unknown)
+                        .with_context(
+                            "a reply was lost: the record is gone, but it may have named a successor",
+                        ));
+                }
+                Ok(deleted) => {
+                    if let Some(hold) = hold {
+                        hold.forget();
+                    }
+                    return Ok(deleted);
+                }
+                // Deleting again does no harm: an id is inserted once.
+                Err(error) if error.effect() == Effect::Unknown && lost_replies < MAX_LOST_REPLIES => {
+                    lost_replies += 1;
+                    telemetry::looked_up();
+                    sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn commit_id(&self) -> Result<[u8; 8]> {
+        draw(&*self.random)
+    }
+}
+
+/// Pauses that double, each between half and all of its length, so that those who collide once do not do so again.
+pub(crate) struct Backoff {
+    pause: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { pause: first, longest }
+    }
+
+    pub(crate) fn next(&mut self, random: &dyn Random) -> Result<Duration> {
+        let [part] = draw(random)?;
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.longest);
+        Ok(pause / 2 + pause * u32::from(part) / 510)
+    }
+}

@@ -1,0 +1,376 @@
+//! The store: records in files.
+//!
+//! | verb | what its one step does |
+//! |---|---|
+//! | load | reads the file; no lock, and no thread when the file is in memory |
+//! | insert, replace, touch | reads, compares, writes a new file and renames it into place |
+//! | delete | reads, removes the file |
+//!
+//! A damaged record is an error for every verb, `delete` and `insert` included: what cannot be read cannot be told apart
+//! from what somebody needs, so it stays where it is until a person moves it. The error names the file.
+
+use crate::{
+    FileConfig, FileDurability,
+    format::{HEADER, Header, Lock, Record},
+    fs::{Flock, Fs},
+    layout::{FORMAT, Layout, SHARDS},
+    owner::{self, Owner},
+    shard::{Shard, blocking},
+};
+use async_trait::async_trait;
+use session_core::{
+    Capabilities, Deleted, Effect, Error, ErrorKind, Inserted, Put, Replaced, Result, SessionIndex,
+    SessionStore, SessionSweeper, StorageKey, Stored, Touched, Version,
+};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// Records up to this size are read on the spot when they are in memory: copying and checking them takes microseconds,
+/// less than the way to another thread and back.
+const ON_THE_SPOT: usize = 64 << 10;
+
+/// Sessions in files. Cheap to clone: clones share one owner file, and the leases that it stands for.
+#[derive(Clone, Debug)]
+pub struct FileStore {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: FileConfig,
+    pub(crate) layout: Layout,
+    pub(crate) owner: Owner,
+    /// One in front of the flock of each directory of records.
+    pub(crate) queues: Vec<Arc<Mutex<()>>>,
+    /// The directory of records where the last sweep stopped.
+    pub(crate) swept: AtomicUsize,
+}
+
+impl FileStore {
+    /// Opens the store, creating what is not there: a few milliseconds of blocking file calls, for the start of a program.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for settings that cannot be used, and for a directory with the layout of another version;
+    /// [`ErrorKind::Unsupported`] where the file system does not lock; [`ErrorKind::Unavailable`] or [`ErrorKind::Backend`] when a file
+    /// call fails.
+    pub fn open(config: FileConfig) -> Result<Self> {
+        config.check()?;
+        let layout = Layout::new(&config.root);
+        let fs = &*config.fs;
+        let failed = |path: &Path, error| io_error(OPEN, Effect::None, path, error);
+        let create = |path: &Path| fs.create_dir(path).map_err(|error| failed(path, error));
+        create_all(fs, layout.root()).map_err(|error| failed(layout.root(), error))?;
+        check_format(&config, &layout)?;
+        for path in [layout.records(), layout.users(), layout.owners()] {
+            create(&path)?;
+        }
+        for number in 0..SHARDS {
+            create(&layout.shard(number))?;
+            create(&layout.users_of(number))?;
+        }
+        if config.durability == FileDurability::FileAndDirectory {
+            for path in [layout.records(), layout.users(), layout.root().to_owned()] {
+                fs.open(&path).and_then(|file| fs.sync(&file)).map_err(|error| failed(&path, error))?;
+            }
+        }
+        if !locks_work(fs, &layout.records()).map_err(|error| failed(&layout.records(), error))? {
+            return Err(no_locks(&layout.records()));
+        }
+        let owner = Owner::create(&config.fs, &layout, &*config.random, failed)?;
+        let path = layout.owner(owner.id);
+        if owner::is_dead(fs, &path).map_err(|error| failed(&path, error))? {
+            return Err(no_locks(&path));
+        }
+        let queues = (0..SHARDS).map(|_| Arc::default()).collect();
+        let swept = AtomicUsize::new(0);
+        Ok(Self { shared: Arc::new(Shared { config, layout, owner, queues, swept }) })
+    }
+
+    /// What is to be stored, under a new version. Fails before anything is touched.
+    pub(crate) fn draft(&self, put: &Put, operation: &'static str) -> Result<Draft> {
+        let limit = self.shared.config.max_value;
+        if put.data.len() > limit {
+            return Err(Error::new(ErrorKind::TooLarge, operation)
+                .with_context(format!("{} bytes, at most {limit}", put.data.len())));
+        }
+        Ok(Draft { version: Version::random(&*self.shared.config.random)?, put: put.clone() })
+    }
+}
+
+/// A record that has no expiry yet: it lives from the moment when it is written, not when that was asked for.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    version: Version,
+    put: Put,
+}
+
+impl Draft {
+    pub(crate) fn at(self, now: Duration) -> Record {
+        let Put { data, ttl, principal, .. } = self.put;
+        Record { version: self.version, expires: now.saturating_add(ttl), principal, data }
+    }
+}
+
+const OPEN: &str = "open";
+
+/// Creates the root and what is above it. Only what is made here is for the owner alone.
+fn create_all(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    match fs.create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(parent) = path.parent() else { return Err(error) };
+            create_all(fs, parent)?;
+            fs.create_dir(path)
+        }
+        other => other,
+    }
+}
+
+/// Whether this tree is one of ours. Written beside and renamed: those who open a new store at once write the same.
+fn check_format(config: &FileConfig, layout: &Layout) -> Result<()> {
+    let (fs, path) = (&*config.fs, layout.format());
+    let failed = |error| io_error(OPEN, Effect::None, &path, error);
+    let read = |path: &Path| -> io::Result<Vec<u8>> {
+        let file = fs.open(path)?;
+        let mut bytes = vec![0; FORMAT.len() + 1];
+        let size = usize::try_from(fs.size(&file)?.unwrap_or(0)).unwrap_or(usize::MAX).min(bytes.len());
+        bytes.truncate(size);
+        fs.read(&file, &mut bytes, 0)?;
+        Ok(bytes)
+    };
+    match read(&path) {
+        Ok(bytes) if bytes == FORMAT => Ok(()),
+        Ok(_) => Err(Error::new(ErrorKind::Invalid, OPEN).with_context(format!(
+            "{} does not say {:?}: another version's sessions, or none",
+            path.display(),
+            String::from_utf8_lossy(FORMAT).trim_end()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut dice = [0; 8];
+            config.random.fill(&mut dice)?;
+            let temp = path.with_extension(format!("{:016x}", u64::from_be_bytes(dice)));
+            let written = fs.create_new(&temp).and_then(|file| {
+                fs.write(&file, FORMAT)?;
+                if config.durability == FileDurability::None { Ok(()) } else { fs.sync(&file) }
+            });
+            written.and_then(|()| fs.rename(&temp, &path)).map_err(|error| {
+                // The first error counts; what is left is an empty file with a telling name.
+                let _left_behind = fs.remove_file(&temp);
+                failed(error)
+            })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Whether two who open the same directory exclude each other: on some file systems a flock fails, on some it does nothing.
+fn locks_work(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
+    let (first, second) = (fs.open(path)?, fs.open(path)?);
+    let both = || Ok(fs.try_lock(&first, Flock::Exclusive)? && fs.try_lock(&second, Flock::Exclusive)?);
+    // A first one that is refused has met somebody's who opens the store at the same time: it works, too.
+    both().map_or_else(
+        |error: io::Error| if is_unsupported(&error) { Ok(false) } else { Err(error) },
+        |both| Ok(!both),
+    )
+}
+
+/// What a file system that cannot flock a directory answers; NFS: that it is not open for writing.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error() == Some(rustix::io::Errno::BADF.raw_os_error())
+        || error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error())
+}
+
+fn no_locks(path: &Path) -> Error {
+    Error::new(ErrorKind::Unsupported, OPEN).with_context(format!(
+        "flock does not work on {}: put the sessions on a local file system",
+        path.display()
+    ))
+}
+
+/// The error of a file call.
+pub(crate) fn io_error(operation: &'static str, effect: Effect, path: &Path, error: io::Error) -> Error {
+    use io::ErrorKind as Kind;
+    // What may pass by itself, or with the disk that is mounted again. Too many open files have no kind of their own.
+    let passing = matches!(
+        error.kind(),
+        Kind::StorageFull
+            | Kind::QuotaExceeded
+            | Kind::NotFound
+            | Kind::TimedOut
+            | Kind::ResourceBusy
+            | Kind::OutOfMemory
+    ) || error.raw_os_error().is_some_and(|code| {
+        [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code)
+    });
+    let raise = if passing { Error::unavailable } else { Error::backend };
+    raise(operation, error).with_effect(effect).with_context(path.display().to_string())
+}
+
+impl Shared {
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        &*self.config.fs
+    }
+
+    pub(crate) fn failed(
+        &self,
+        operation: &'static str,
+        effect: Effect,
+        path: &Path,
+        error: io::Error,
+    ) -> Error {
+        io_error(operation, effect, path, error)
+    }
+
+    /// Creates a directory of records that should be there.
+    pub(crate) fn create_shard(&self, number: usize) -> io::Result<()> {
+        self.fs().create_dir(&self.layout.shard(number))?;
+        if self.config.durability == FileDurability::FileAndDirectory {
+            let records = self.fs().open(&self.layout.records())?;
+            self.fs().sync(&records)?;
+        }
+        Ok(())
+    }
+
+    /// The record, live or expired. Needs no lock: a file is complete before it gets its name, and never changed after.
+    pub(crate) fn read_record(&self, operation: &'static str, key: &StorageKey) -> Result<Option<Record>> {
+        let path = self.layout.record(key);
+        let damaged = |why: &str| {
+            Error::new(ErrorKind::Damaged, operation).with_context(format!("{}: {why}", path.display()))
+        };
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("cut off while it was read"),
+            io::ErrorKind::IsADirectory => damaged("a directory"),
+            _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => damaged("a link"),
+            _ => self.failed(operation, Effect::None, &path, error),
+        };
+        let file = match self.fs().open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        let Some(size) = self.fs().size(&file).map_err(failed)? else { return Err(damaged("not a file")) };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; size.min(ON_THE_SPOT)];
+        self.fs().read(&file, &mut bytes, 0).map_err(failed)?;
+        if size > ON_THE_SPOT {
+            // Believed only after a look at the header: memory is not given to whatever lies there.
+            let header = Header::parse(&bytes).map_err(damaged)?;
+            if header.length != size - HEADER {
+                return Err(damaged("cut off, or longer than it says"));
+            }
+            bytes.resize(size, 0);
+            self.fs().read(&file, &mut bytes[ON_THE_SPOT..], ON_THE_SPOT as u64).map_err(failed)?;
+        }
+        Record::decode(key, bytes).map(Some).map_err(damaged)
+    }
+
+    /// The record if it is in memory and fine. Anything else, absence apart, is for [`read_record`](Self::read_record) to judge.
+    fn read_cached(&self, key: &StorageKey) -> Option<Option<Record>> {
+        match self.fs().read_cached(&self.layout.record(key), ON_THE_SPOT) {
+            Ok(Some(bytes)) => Record::decode(key, bytes).ok().map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    /// Who holds the lock of a session, and who is next, be they alive or not.
+    ///
+    /// A file that cannot be read names nobody. Locks are written like records, so that only a loss of power tears one, and with it
+    /// its owner; and whoever may have held it is told at its write, which the lock does not cover any more.
+    pub(crate) fn read_lock(&self, operation: &'static str, key: &StorageKey) -> Result<Lock> {
+        let path = self.layout.lock(key);
+        let read = || -> io::Result<Lock> {
+            let file = self.fs().open(&path)?;
+            if self.fs().size(&file)? != Some(Lock::LEN as u64) {
+                return Ok(Lock::default());
+            }
+            let mut bytes = [0; Lock::LEN];
+            self.fs().read(&file, &mut bytes, 0)?;
+            Ok(Lock::decode(&bytes).unwrap_or_default())
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Lock::default()),
+            other => other.map_err(|error| self.failed(operation, Effect::None, &path, error)),
+        }
+    }
+}
+
+impl Shard<'_> {
+    fn insert(&self, key: &StorageKey, draft: Draft) -> Result<Inserted> {
+        let now = self.shared.config.clock.now();
+        let before = self.read(key)?;
+        if before.as_ref().is_some_and(|record| record.is_live(now)) {
+            return Ok(Inserted::Exists);
+        }
+        let new = draft.at(now);
+        self.write(key, before.and_then(|record| record.principal), &new)?;
+        Ok(Inserted::Created(new.version))
+    }
+
+    fn touch(&self, key: &StorageKey, expected: Version, ttl: Duration) -> Result<Touched> {
+        let Some(record) = self.live(key)? else { return Ok(Touched::Missing) };
+        if record.version != expected {
+            return Ok(Touched::Conflict);
+        }
+        let expires = self.shared.config.clock.now().saturating_add(ttl);
+        self.write(key, record.principal, &Record { expires, ..record })?;
+        Ok(Touched::Extended)
+    }
+
+    pub(crate) fn delete(&self, key: &StorageKey) -> Result<Deleted> {
+        let Some(record) = self.read(key)? else { return Ok(Deleted::Missing) };
+        let now = self.shared.config.clock.now();
+        self.remove(key, record.principal)?;
+        Ok(if record.is_live(now) { Deleted::Removed(record.stored(now)) } else { Deleted::Missing })
+    }
+}
+
+#[async_trait]
+impl SessionStore for FileStore {
+    fn capabilities(&self) -> Capabilities {
+        self.shared.config.capabilities()
+    }
+
+    fn index(&self) -> Option<&dyn SessionIndex> {
+        Some(self)
+    }
+
+    fn sweeper(&self) -> Option<&dyn SessionSweeper> {
+        Some(self)
+    }
+
+    async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
+        let record = if let Some(known) = self.shared.read_cached(key) {
+            known
+        } else {
+            let (shared, key) = (Arc::clone(&self.shared), *key);
+            blocking("load", move || shared.read_record("load", &key)).await??
+        };
+        let now = self.shared.config.clock.now();
+        Ok(record.filter(|record| record.is_live(now)).map(|record| record.stored(now)))
+    }
+
+    async fn insert(&self, key: &StorageKey, put: &Put) -> Result<Inserted> {
+        let (draft, key) = (self.draft(put, "insert")?, *key);
+        self.step("insert", &key, move |shard| shard.insert(&key, draft)).await
+    }
+
+    async fn replace(&self, key: &StorageKey, expected: Version, put: &Put) -> Result<Replaced> {
+        let (draft, key) = (self.draft(put, "replace")?, *key);
+        self.step("replace", &key, move |shard| shard.replace(&key, expected, draft, None)).await
+    }
+
+    async fn touch(&self, key: &StorageKey, expected: Version, ttl: Duration) -> Result<Touched> {
+        let key = *key;
+        self.step("touch", &key, move |shard| shard.touch(&key, expected, ttl)).await
+    }
+
+    async fn delete(&self, key: &StorageKey) -> Result<Deleted> {
+        let key = *key;
+        self.step("delete", &key, move |shard| shard.delete(&key)).await
+    }
+}
