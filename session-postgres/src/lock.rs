@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 /// How often a lock of another process is asked for when nobody can wait for it: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
 /// How long a lock that nobody holds may look taken, because writes without a lock are just being committed.
-const FENCE: Duration = Duration::from_millis(50);
+const FENCE: Duration = Duration::from_millis(250);
 /// Longer leases and waits are this long: time that is added to the clock has to stay within its range.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -10,6 +10,7 @@ use std::{
     future::Future,
     io,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -43,10 +44,13 @@ pub(crate) async fn shared() -> Option<PostgresServer> {
 }
 
 /// A schema that nobody else has.
-pub(crate) fn config(server: &PostgresServer, mode: LockMode) -> PostgresConfig {
+pub(crate) fn schema() -> String {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
-    let number = SCHEMAS.fetch_add(1, Relaxed);
-    PostgresConfig::from_url(&server.url()).unwrap().schema(format!("test_{number}")).lock_mode(mode)
+    format!("test_{}", SCHEMAS.fetch_add(1, Relaxed))
+}
+
+pub(crate) fn config(server: &PostgresServer, mode: LockMode) -> PostgresConfig {
+    PostgresConfig::from_url(&server.url()).unwrap().schema(schema()).lock_mode(mode)
 }
 
 pub(crate) async fn store(server: &PostgresServer, mode: LockMode) -> PostgresStore {
@@ -100,11 +104,43 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(
     started.elapsed()
 }
 
-/// The advisory locks of the whole server: those that are held, and those that are waited for.
-pub(crate) async fn advisory_locks(server: &PostgresServer) -> (usize, usize) {
-    let sql = "SELECT count(*) FILTER (WHERE granted), count(*) FILTER (WHERE NOT granted) FROM pg_locks \
-               WHERE locktype = 'advisory'";
-    let answer = server.query(sql).await.unwrap();
+/// The same server under a name that its connections are found by.
+pub(crate) fn named(server: &PostgresServer, name: &str) -> String {
+    format!("{}?application_name={name}", server.url())
+}
+
+/// The advisory locks of the connections with this name: those that are held, and those that are waited for.
+pub(crate) async fn advisory_locks(server: &PostgresServer, name: &str) -> (usize, usize) {
+    let answer = server
+        .query(&format!(
+            "SELECT count(*) FILTER (WHERE granted), count(*) FILTER (WHERE NOT granted) FROM pg_locks \
+             JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND application_name = '{name}'"
+        ))
+        .await
+        .unwrap();
     let (held, waited) = answer.split_once('|').unwrap();
     (held.parse().unwrap(), waited.parse().unwrap())
+}
+
+/// Ends every connection of this name that holds or has held locks.
+pub(crate) async fn kill_lock_connections(server: &PostgresServer, name: &str) {
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '{name}' \
+         AND query LIKE '%step(%'"
+    );
+    assert_ne!(server.query(&sql).await.unwrap(), "0");
+}
+
+/// Polls a future at most so often, and drops it then: cancelled at each of its awaits in turn.
+pub(crate) async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut left = times;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
 }
