@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use session_core::{
-    Acquired, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _, SessionStore as _,
-    StorageKey,
+    Acquired, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
+    SessionStore as _, StorageKey,
 };
 use session_postgres::{LockMode, PostgresConfig, PostgresStore};
 use std::time::{Duration, Instant};
@@ -111,7 +111,8 @@ async fn who_waits_is_woken() {
             });
             tokio::time::sleep(Duration::from_millis(50)).await;
             assert!(!waiting.is_finished());
-            let Replaced::Done(second) = first.replace_and_release(&grant, version, &put("two")).await.unwrap()
+            let Replaced::Done(second) =
+                first.replace_and_release(&grant, version, &put("two")).await.unwrap()
             else {
                 panic!("held")
             };
@@ -236,6 +237,7 @@ async fn writes_without_a_lock_do_not_keep_it_from_anyone() {
         let (grant, stored) = locked(&second, &key).await;
         let replaced = second.replace_and_release(&grant, stored.version, &put("holder")).await.unwrap();
         assert!(matches!(replaced, Replaced::Done(_)), "{replaced:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await; // the writer's turn
     }
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     let (written, _) = writer.await.unwrap();
