@@ -61,14 +61,17 @@ BEGIN
     END IF;
 END $$;
 
--- Writes (or deletes) of holders, then unlocks them: a procedure, because the commit comes before any unlock. The caller sorts by
--- key, so that two of these never wait for each other. After a conflict the lock is kept.
--- a_until_us: when the lease ends, as the server said when it was granted.
-CREATE PROCEDURE @@commit(
+-- Writes (or deletes) of holders, then unlocks them. The caller sorts by key, so that two of these never wait for each other's rows.
+-- After a conflict the lock is kept. a_until_us: when the lease ends, as the server said when it was granted.
+--
+-- Whoever locks next must find what is written here, so no lock may be free before the commit. It is not: each is first taken once more,
+-- shared and until the end of the transaction, which is what keeps everyone else from it while the commit is on its way.
+-- An error comes before any unlock: then nothing was written, and every lock is kept.
+CREATE FUNCTION @@commit(
     a_lock bigint[], a_key bytea[], a_until_us bigint[], a_delete boolean[], a_expected bytea[], a_version bytea[], a_data bytea[],
     a_ttl_us bigint[], a_principal bytea[],
-    INOUT outcome integer[], INOUT version bytea[], INOUT data bytea[], INOUT left_us bigint[], INOUT principal bytea[]
-) LANGUAGE plpgsql AS $$
+    OUT outcome integer[], OUT version bytea[], OUT data bytea[], OUT left_us bigint[], OUT principal bytea[]
+) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     o integer; v bytea; d bytea; l bigint; p bytea;
 BEGIN
@@ -93,9 +96,9 @@ BEGIN
         END IF;
         outcome := outcome || o; version := version || v; data := data || d; left_us := left_us || l; principal := principal || p;
     END LOOP;
-    COMMIT;
     FOR j IN 1..cardinality(a_lock) LOOP
         IF outcome[j] <> 3 THEN
+            PERFORM pg_advisory_xact_lock_shared(a_lock[j]);
             PERFORM pg_advisory_unlock(a_lock[j]);
         END IF;
     END LOOP;

@@ -18,6 +18,8 @@ pub(crate) struct LinkSql {
     pub(crate) step: Arc<str>,
     pub(crate) wait: Arc<str>,
     pub(crate) commit: Arc<str>,
+    /// The same for one session that is replaced; no row when it is refused, and `commit` says why then.
+    pub(crate) replace: Arc<str>,
 }
 
 impl LinkSql {
@@ -26,7 +28,12 @@ impl LinkSql {
         Self {
             step: arc("SELECT * FROM @@step($1, $2, $3, $4, $5, $6)"),
             wait: arc("SELECT * FROM @@wait($1, $2, $3, $4, $5)"),
-            commit: arc("CALL @@commit($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, NULL, NULL, NULL, NULL)"),
+            commit: arc("SELECT * FROM @@commit($1, $2, $3, $4, $5, $6, $7, $8, $9)"),
+            // What is returned is computed after the row was written: the lock stays, shared, until the commit, and then is free.
+            replace: arc("UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, principal = $7 \
+                 WHERE s.key = $2 AND s.version = $3 AND s.expires_us > @now@ AND $8 > @now@ \
+                 RETURNING CASE WHEN pg_advisory_xact_lock_shared($1) IS NULL THEN false \
+                 ELSE pg_advisory_unlock($1) END AS freed"),
         }
     }
 }
@@ -141,16 +148,16 @@ impl Linker {
             .bind(None::<i32>)
             .fetch_all(&mut *connection)
             .await?;
-        sqlx::query(AssertSqlSafe(Arc::clone(&self.sql.commit)))
-            .bind(Vec::<i64>::new())
-            .bind(Blobs::new())
-            .bind(Vec::<i64>::new())
-            .bind(Vec::<bool>::new())
-            .bind(Blobs::new())
-            .bind(Blobs::new())
-            .bind(Blobs::new())
-            .bind(Vec::<i64>::new())
-            .bind(Blobs::new())
+        let none = None::<Vec<u8>>;
+        sqlx::query(AssertSqlSafe(Arc::clone(&self.sql.replace)))
+            .bind(0_i64)
+            .bind(none.clone())
+            .bind(none.clone())
+            .bind(none.clone())
+            .bind(none.clone())
+            .bind(0_i64)
+            .bind(none)
+            .bind(0_i64)
             .fetch_all(connection)
             .await?;
         Ok(())

@@ -508,6 +508,13 @@ impl Owner {
     async fn commit(&mut self, mut commits: Vec<Commit>) {
         // So that two of these, of whatever process, never wait for each other's rows.
         commits.sort_by_key(|commit| commit.write.key);
+        if let [one] = commits.as_slice() {
+            match self.send_replace(one).await {
+                Ok(true) => return self.committed(commits, vec![Ok(Written::Done)]),
+                Ok(false) => {} // refused, or a deletion
+                Err(trouble) => return self.not_committed(commits, &trouble),
+            }
+        }
         match self.send_commits(&commits).await {
             Ok(written) => self.committed(commits, written),
             Err(trouble) if trouble.effect == Effect::None && !trouble.lost && commits.len() > 1 => {
@@ -515,20 +522,43 @@ impl Owner {
                 for commit in commits {
                     match self.send_commits(std::slice::from_ref(&commit)).await {
                         Ok(written) => self.committed(vec![commit], written),
-                        Err(trouble) => drop(commit.reply.send(Err(trouble.error("commit")))),
+                        Err(trouble) => self.not_committed(vec![commit], &trouble),
                     }
                 }
             }
-            Err(trouble) => {
-                // Perhaps committed, perhaps unlocked: what this connection still holds is not known.
-                if trouble.effect == Effect::Unknown && self.link.is_some() {
-                    self.poison(&trouble.why);
-                }
-                for commit in commits {
-                    drop(commit.reply.send(Err(trouble.error("commit"))));
-                }
-            }
+            Err(trouble) => self.not_committed(commits, &trouble),
         }
+    }
+
+    fn not_committed(&mut self, commits: Vec<Commit>, trouble: &Trouble) {
+        // Perhaps committed, perhaps unlocked: what this connection still holds is not known.
+        if trouble.effect == Effect::Unknown && self.link.is_some() {
+            self.poison(&trouble.why);
+        }
+        for commit in commits {
+            drop(commit.reply.send(Err(trouble.error("commit"))));
+        }
+    }
+
+    /// The common case in one plain statement: whether it was done.
+    async fn send_replace(&mut self, commit: &Commit) -> Result<bool, Trouble> {
+        let Some(put) = &commit.write.put else { return Ok(false) };
+        let sql = Arc::clone(&self.linker.sql.replace);
+        let key = commit.write.key.as_bytes().as_slice();
+        let (expected, version) = (put.expected.to_bytes(), put.version.to_bytes());
+        let rows = self
+            .send(&sql, Duration::ZERO, |query| {
+                let query = query.bind(commit.lock).bind(key).bind(expected.as_slice()).bind(version.as_slice());
+                let principal = put.principal.as_ref().map(|principal| principal.as_bytes().as_slice());
+                query.bind(put.data.as_ref()).bind(put.ttl_us).bind(principal).bind(commit.until_us)
+            })
+            .await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        if !row.try_get("freed").unwrap_or(false) {
+            // It is written. That the server did not know of the lock cannot be; if it is, none of the others is certain.
+            self.poison("a lock was not held");
+        }
+        Ok(true)
     }
 
     async fn send_commits(&mut self, commits: &[Commit]) -> Result<Vec<Result<Written>>, Trouble> {

@@ -53,6 +53,9 @@ pub(crate) enum Mode {
 struct StoreSql {
     load: Sql,
     insert: Sql,
+    /// The common case: a row when it is done. Otherwise `replace` does it, or says why not.
+    write: Sql,
+    write_held: Sql,
     replace: Sql,
     touch: Sql,
     delete: Sql,
@@ -64,7 +67,18 @@ struct StoreSql {
 impl StoreSql {
     fn new(config: &PostgresConfig) -> Self {
         let sql = |text: &str| Sql(config.render(text).into());
+        let write = |fence: &str| {
+            sql(&format!(
+                "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, principal = $7, \
+                 lock_token = NULL, lock_until_us = 0 \
+                 WHERE s.key = $2 AND s.version = $3 AND s.expires_us > @now@ AND {fence} RETURNING true AS done"
+            ))
+        };
         Self {
+            // The fence comes last: shared, so that it is no obstacle to other writers, and until the commit, so that who locks
+            // next finds this write. In lease mode there is no lock to try.
+            write: write("s.lock_until_us <= @now@ AND ($1::bigint IS NULL OR pg_try_advisory_xact_lock_shared($1))"),
+            write_held: write("$1::bigint IS NULL AND s.lock_token = $8 AND s.lock_until_us > @now@"),
             load: sql("SELECT version, data, expires_us - @now@ AS left_us, principal FROM @@records \
                  WHERE key = $1 AND expires_us > @now@"),
             // A row that has expired is no obstacle; a lock in it stays.
@@ -198,6 +212,11 @@ impl PostgresStore {
             Arg::Bytes(put.principal.as_ref().map(|principal| principal.as_bytes().as_slice())),
             Arg::Bytes(token.map(|token| token.as_bytes().as_slice())),
         ];
+        let sql = if token.is_some() { &self.inner.sql.write_held } else { &self.inner.sql.write };
+        let used = if token.is_some() { args.as_slice() } else { &args[..7] };
+        if self.inner.pool.row(operation, sql, used).await?.is_some() {
+            return Ok(Replaced::Done(version));
+        }
         let row = self.inner.pool.one(operation, &self.inner.sql.replace, &args).await?;
         let failed = |error| failure::of_statement(operation, error);
         Ok(match row.try_get::<i32, _>("outcome").map_err(failed)? {

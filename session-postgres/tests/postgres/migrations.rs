@@ -49,7 +49,7 @@ async fn an_older_schema_is_updated_or_refused() {
     let schema = schema.split('"').nth(1).unwrap();
     let undo = format!(
         "DELETE FROM {schema}.session_migrations WHERE version = {name}; DROP FUNCTION {schema}.session_step; \
-         DROP FUNCTION {schema}.session_wait; DROP PROCEDURE {schema}.session_commit"
+         DROP FUNCTION {schema}.session_wait; DROP FUNCTION {schema}.session_commit"
     );
     server.query(&undo).await.unwrap();
     let error = PostgresStore::connect(config.clone().migrate(false)).await.unwrap_err();
