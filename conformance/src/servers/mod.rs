@@ -15,6 +15,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod memcached;
 mod proxy;
 pub mod redis;
 
