@@ -168,7 +168,7 @@ impl Script for ExclusiveExcludesWriters {
 
     async fn work(task: &Task<Entry>, plan: &Vec<Batch>) -> Trial {
         let (payers, others) = (task.system(), task.system_of(Self::beside(task.strategy())));
-        let payer = task.rank() % 2 == 0;
+        let payer = task.rank().is_multiple_of(2);
         let mut turns = task.turns(plan);
         while let Some(turn) = turns.next().await? {
             let order = prize(task, &turn);
