@@ -33,7 +33,8 @@ const AT_ONCE: usize = 12;
 
 #[tokio::main]
 async fn main() {
-    let argument = env::args().nth(1);
+    // What begins with a dash is for the standard harness, which this is not.
+    let argument = env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     if argument.as_deref() == Some("worker") {
         worker::serve(|address| async move { connect(&address).await }).await
     }

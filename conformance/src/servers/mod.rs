@@ -15,7 +15,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod memcached;
 mod proxy;
+pub mod redis;
 
 pub use proxy::{Proxy, Traffic};
 

@@ -1,0 +1,168 @@
+//! `cargo bench -p session-memcached`: a session's update against the classical way, and the lock from hand to hand.
+//!
+//! The classical way is what session handlers on memcached do: `add` a lock, `gets`, `cas`, `delete` the lock without waiting for the
+//! answer; three waits, spoken by memcache-async on one connection without pool, timeout or checks. All ways take turns in one
+//! run, so that the machine is the same for each; the figures are medians, and the ratios are what to read.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench that fails says so")]
+#![allow(clippy::print_stdout, reason = "this is what it is for")]
+
+#[path = "latency/handover.rs"]
+mod handover;
+
+use memcache_async::ascii;
+use session_conformance::servers::memcached::MemcachedServer;
+use session_core::{
+    Inserted, Key, Loaded, LockingStore as _, Put, Replaced, SessionId, SessionStore as _, Sessions,
+    StorageKey, SystemRandom, Token,
+};
+use session_memcached::{MemcachedConfig, MemcachedStore, Protocol};
+use std::{env, net::SocketAddr, time::Duration};
+use tokio::{
+    io::{BufReader, BufWriter},
+    net::TcpStream,
+    time::Instant,
+};
+
+const SIZE: usize = 1024;
+const TTL: Duration = Duration::from_secs(600);
+const LEASE: Duration = Duration::from_secs(10);
+const BLOB: Key<String> = Key::new("blob");
+
+type Classical = ascii::Protocol<BufReader<BufWriter<TcpStream>>>;
+
+/// One way to change a session.
+struct Way {
+    name: &'static str,
+    times: Vec<Duration>,
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<_> = env::args().collect();
+    if let [_, worker, url, id] = &arguments[..]
+        && worker == "handover-worker"
+    {
+        return handover::work(url, id).await;
+    }
+    let quick = arguments.iter().any(|argument| argument == "--test");
+    let rounds = if quick { 2 } else { 40 };
+    for (name, round_trip, batch) in
+        [("loopback", None, 100), ("round trips of 0.7 ms", Some(Duration::from_micros(700)), 12)]
+    {
+        let server = MemcachedServer::start().await.unwrap();
+        let server = match round_trip {
+            Some(delay) => server.behind_proxy(delay).await.unwrap(),
+            None => server,
+        };
+        println!("\n{name}, 1 KiB, one task, {rounds} turns of {batch}:");
+        latency(&server, rounds, batch).await;
+    }
+    handover::bench(quick).await;
+}
+
+async fn latency(server: &MemcachedServer, rounds: usize, batch: usize) {
+    let meta = store(&server.url(), Protocol::Meta).await;
+    let plain = store(&server.url(), Protocol::Plain).await;
+    let mut naive = classical(server.address()).await;
+    let data = vec![b'x'; SIZE];
+    naive.add("classical", &data, 600).await.unwrap();
+    let key = SessionId::random(&SystemRandom).unwrap().storage_key();
+    let Inserted::Created(_) = meta.insert(&key, &Put::new(data.into(), TTL)).await.unwrap() else {
+        panic!("a new key")
+    };
+    let sessions = Sessions::builder(meta.clone()).build().unwrap();
+    let session = sessions.create();
+    session.insert(BLOB, &"x".repeat(SIZE)).unwrap();
+    session.commit().await.unwrap();
+    let id = session.id().unwrap();
+
+    let names = [
+        "classical",
+        "write",
+        "exclusive",
+        "write, plain",
+        "exclusive, plain",
+        "Sessions::update",
+        "Sessions::exclusive",
+    ];
+    let mut ways = names.map(|name| Way { name, times: Vec::new() });
+    for round in 0..rounds {
+        // Begin with another one each time: what the one before left behind costs none of them more than the others.
+        for turn in 0..ways.len() {
+            let way = &mut ways[(round + turn) % names.len()];
+            for count in 0..batch {
+                let start = Instant::now();
+                match way.name {
+                    "classical" => classical_update(&mut naive).await,
+                    "write" => write(&meta, &key).await,
+                    "exclusive" => exclusive(&meta, &key).await,
+                    "write, plain" => write(&plain, &key).await,
+                    "exclusive, plain" => exclusive(&plain, &key).await,
+                    "Sessions::update" => {
+                        let text = format!("{round:0>width$}", width = SIZE - count % 2);
+                        sessions.update(&id, |session| session.insert(BLOB, &text)).await.unwrap();
+                    }
+                    _ => {
+                        let text = format!("{round:0>width$}", width = SIZE - count % 2);
+                        sessions.exclusive(&id, async |session| session.insert(BLOB, &text)).await.unwrap();
+                    }
+                }
+                way.times.push(start.elapsed());
+            }
+        }
+    }
+    let base = median(&mut ways[0].times);
+    for way in &mut ways {
+        let median = median(&mut way.times);
+        let ratio = median.as_secs_f64() / base.as_secs_f64();
+        println!("  {:<20} {:>9.1} us   {ratio:.2} of the classical", way.name, median.as_secs_f64() * 1e6);
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+async fn store(url: &str, protocol: Protocol) -> MemcachedStore {
+    let mut config = MemcachedConfig::from_url(url).unwrap();
+    config.protocol = protocol;
+    MemcachedStore::connect(&config).await.unwrap()
+}
+
+async fn classical(address: SocketAddr) -> Classical {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    ascii::Protocol::new(BufReader::new(BufWriter::new(stream)))
+}
+
+async fn classical_update(naive: &mut Classical) {
+    naive.add("classical:lock", b"0123456789abcdef", 10).await.unwrap();
+    let (mut data, cas) = naive.gets_cas("classical").await.unwrap();
+    data[0] = data[0].wrapping_add(1);
+    assert!(naive.cas("classical", &data, cas, 600).await.unwrap());
+    naive.delete("classical:lock").await.unwrap();
+}
+
+async fn write(store: &MemcachedStore, key: &StorageKey) {
+    let stored = store.load(key).await.unwrap().unwrap();
+    let mut data = stored.data.to_vec();
+    data[0] = data[0].wrapping_add(1);
+    let done = store.replace(key, stored.version, &Put::new(data.into(), TTL)).await.unwrap();
+    assert!(matches!(done, Replaced::Done(_)));
+}
+
+async fn exclusive(store: &MemcachedStore, key: &StorageKey) {
+    let token = Token::random(&SystemRandom).unwrap();
+    let Loaded::Granted(grant, stored) =
+        store.acquire_and_load(key, token, LEASE, Duration::ZERO).await.unwrap()
+    else {
+        panic!("it is free")
+    };
+    let mut data = stored.data.to_vec();
+    data[0] = data[0].wrapping_add(1);
+    let put = Put::new(data.into(), TTL);
+    let done = store.replace_and_release(&grant, stored.version, &put).await.unwrap();
+    assert!(matches!(done, Replaced::Done(_)));
+}

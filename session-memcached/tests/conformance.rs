@@ -1,0 +1,47 @@
+//! The suite, in both protocols. This program is the test, and with `worker` as its first argument one of the processes of it.
+
+use session_conformance::{Instance, Suite, servers::memcached::MemcachedServer, worker};
+use session_core::{Error, Result};
+use session_memcached::{MemcachedConfig, MemcachedStore};
+use std::{env, sync::Arc, time::Duration};
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    if env::args().nth(1).as_deref() == Some("worker") {
+        worker::serve(|url| async move { Ok(Arc::new(connect(&url).await?) as _) }).await;
+    }
+    let server = match MemcachedServer::start().await {
+        Ok(server) => server.behind_proxy(Duration::ZERO).await.map(Arc::new),
+        Err(error) => Err(error),
+    };
+    let server = match server {
+        Ok(server) => server,
+        Err(error) if env::var("SESSION_REQUIRE").is_ok_and(|names| names.contains("memcached")) => {
+            return Err(Error::unavailable("conformance", error));
+        }
+        Err(error) => return Ok(eprintln!("ABSENT: no memcached ({error}); this test shows nothing")),
+    };
+    for protocol in ["meta", "plain"] {
+        let server = Arc::clone(&server);
+        let program = env::current_exe().map_err(|error| Error::unavailable("conformance", error))?;
+        Suite::new(move || instance(Arc::clone(&server), protocol))
+            .backend(format!("memcached ({protocol})"))
+            .workers(worker::Program::new(program, ["worker"]))
+            .scenarios(env::args().nth(1))
+            .run()
+            .await
+            .assert_passed();
+    }
+    Ok(())
+}
+
+async fn connect(url: &str) -> Result<MemcachedStore> {
+    MemcachedStore::connect(&MemcachedConfig::from_url(url)?).await
+}
+
+/// A store with a prefix of its own: what it leaves behind expires.
+async fn instance(server: Arc<MemcachedServer>, protocol: &str) -> Result<Instance> {
+    let prefix = session_core::SessionId::random(&session_core::SystemRandom)?.expose();
+    let url = format!("{}?prefix={prefix}&protocol={protocol}", server.url());
+    Ok(Instance::new(Arc::new(connect(&url).await?)).control(server).address(url))
+}
