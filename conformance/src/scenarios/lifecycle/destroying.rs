@@ -225,7 +225,7 @@ impl Script for RevokeAllBeatsWriters {
                 continue;
             }
             let begun = task.begin(number);
-            let rotates = (number + task.rank()) % 3 == 0;
+            let rotates = (number + task.rank()).is_multiple_of(3);
             let result = async {
                 let mut session = system.request(id).await?;
                 if straddles {

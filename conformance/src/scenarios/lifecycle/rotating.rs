@@ -41,8 +41,8 @@ async fn rotate(task: &Task<Act>, round: usize, id: &Id) {
 
 /// The ids that rotations of this round were given.
 fn given(found: &Findings<Act>, round: usize) -> Vec<&Id> {
-    let rotated = |act| match act {
-        &Act::Rotate(ref id) => id.as_ref(),
+    let rotated = |operation| match operation {
+        Act::Rotate(id) => id.as_ref(),
         Act::Write(_) | Act::Destroy => None,
     };
     found.of_session(round).filter_map(|operation| rotated(&operation.note)).collect()
@@ -69,7 +69,7 @@ impl Script for RotationHasOneWinner {
         let system = task.system();
         for (round, id) in plan.iter().enumerate() {
             task.barrier(format!("round {round}")).await?;
-            if task.rank() % 2 == 0 {
+            if task.rank().is_multiple_of(2) {
                 rotate(task, round, id).await;
                 continue;
             }
