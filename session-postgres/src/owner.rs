@@ -548,7 +548,8 @@ impl Owner {
         let (expected, version) = (put.expected.to_bytes(), put.version.to_bytes());
         let rows = self
             .send(&sql, Duration::ZERO, |query| {
-                let query = query.bind(commit.lock).bind(key).bind(expected.as_slice()).bind(version.as_slice());
+                let query =
+                    query.bind(commit.lock).bind(key).bind(expected.as_slice()).bind(version.as_slice());
                 let principal = put.principal.as_ref().map(|principal| principal.as_bytes().as_slice());
                 query.bind(put.data.as_ref()).bind(put.ttl_us).bind(principal).bind(commit.until_us)
             })

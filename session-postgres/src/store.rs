@@ -77,7 +77,9 @@ impl StoreSql {
         Self {
             // The fence comes last: shared, so that it is no obstacle to other writers, and until the commit, so that who locks
             // next finds this write. In lease mode there is no lock to try.
-            write: write("s.lock_until_us <= @now@ AND ($1::bigint IS NULL OR pg_try_advisory_xact_lock_shared($1))"),
+            write: write(
+                "s.lock_until_us <= @now@ AND ($1::bigint IS NULL OR pg_try_advisory_xact_lock_shared($1))",
+            ),
             write_held: write("$1::bigint IS NULL AND s.lock_token = $8 AND s.lock_until_us > @now@"),
             load: sql("SELECT version, data, expires_us - @now@ AS left_us, principal FROM @@records \
                  WHERE key = $1 AND expires_us > @now@"),
