@@ -10,7 +10,7 @@ use session_postgres::{LockMode, PostgresConfig, PostgresStore};
 use std::{
     process::{Command, Stdio},
     sync::Arc,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -56,15 +56,18 @@ async fn there_are_never_two_holders() {
         PostgresStore::connect(config).await.unwrap(),
     ];
     let (key, _) = created(&stores[0], "0").await;
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let tasks: Vec<_> = (0..8)
         .map(|task| {
-            let (store, done) = (stores[task % 2].clone(), Arc::clone(&done));
-            tokio::spawn(async move { add_under_lock(&store, &key, &done).await })
+            let (store, done, progress) =
+                (stores[task % 2].clone(), Arc::clone(&done), Arc::clone(&progress));
+            tokio::spawn(async move { add_under_lock(&store, &key, &done, &progress).await })
         })
         .collect();
     for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Not before somebody has got something done since the last time.
+        let before = progress.load(Relaxed);
+        eventually("it goes on", async || progress.load(Relaxed) > before + 3).await;
         kill_lock_connections(&server, "killed").await;
     }
     done.store(true, Relaxed);
@@ -75,14 +78,18 @@ async fn there_are_never_two_holders() {
         unknown += u;
     }
     let found: u64 = data(&stores[0], &key).await.unwrap().parse().unwrap();
-    assert!(acknowledged > 20, "{acknowledged} is too little to show anything");
     assert!(
         (acknowledged..=acknowledged + unknown).contains(&found),
         "{acknowledged} + {unknown}? but {found}"
     );
 }
 
-async fn add_under_lock(store: &PostgresStore, key: &StorageKey, done: &AtomicBool) -> (u64, u64) {
+async fn add_under_lock(
+    store: &PostgresStore,
+    key: &StorageKey,
+    done: &AtomicBool,
+    progress: &AtomicUsize,
+) -> (u64, u64) {
     let (mut acknowledged, mut unknown) = (0, 0);
     while !done.load(Relaxed) {
         let (grant, stored) = match store.acquire_and_load(key, token(), LEASE, LEASE).await {
@@ -97,7 +104,10 @@ async fn add_under_lock(store: &PostgresStore, key: &StorageKey, done: &AtomicBo
         let count: u64 = std::str::from_utf8(&stored.data).unwrap().parse().unwrap();
         let next = session_core::Put::new((count + 1).to_string().into(), TTL);
         match store.replace_and_release(&grant, stored.version, &next).await {
-            Ok(Replaced::Done(_)) => acknowledged += 1,
+            Ok(Replaced::Done(_)) => {
+                acknowledged += 1;
+                progress.fetch_add(1, Relaxed);
+            }
             Ok(Replaced::NotHolder(_)) => {} // its connection was killed in between
             Ok(other) => panic!("two holders: {other:?}"),
             Err(error) => {
@@ -143,10 +153,10 @@ async fn unlogged_tables_and_lazy_commits_lose_and_say_so() {
 /// Writes from several tasks, kills the server in the middle, and counts acknowledged sessions that are not there afterwards. The
 /// client goes on by itself.
 async fn lost_in_a_crash(server: &PostgresServer, store: &PostgresStore) -> usize {
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let tasks: Vec<_> = (0..8)
         .map(|_| {
-            let (store, done) = (store.clone(), Arc::clone(&done));
+            let (store, done, count) = (store.clone(), Arc::clone(&done), Arc::clone(&count));
             tokio::spawn(async move {
                 let mut acknowledged = Vec::new();
                 while !done.load(Relaxed) {
@@ -166,16 +176,17 @@ async fn lost_in_a_crash(server: &PostgresServer, store: &PostgresStore) -> usiz
                             store.replace_and_release(&grant, stored.version, &put("two")).await
                     {
                         acknowledged.push((key, version));
+                        count.fetch_add(1, Relaxed);
                     }
                 }
                 acknowledged
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("enough was written", async || count.load(Relaxed) >= 100).await;
     server.restart().await.unwrap();
-    eventually("it recovers", async || store.load(&key()).await.is_ok()).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = count.load(Relaxed);
+    eventually("it goes on", async || count.load(Relaxed) >= before + 20).await;
     done.store(true, Relaxed);
     let (mut total, mut lost) = (0, 0);
     for task in tasks {
@@ -185,7 +196,6 @@ async fn lost_in_a_crash(server: &PostgresServer, store: &PostgresStore) -> usiz
             lost += usize::from(found.is_none_or(|stored| stored.version != version));
         }
     }
-    assert!(total > 50, "{total} acknowledged writes show nothing");
     eprintln!("{lost} of {total} acknowledged writes were lost");
     lost
 }
