@@ -1,4 +1,4 @@
-//! `cargo bench -p session-memcached`: a session's update against the classical way, and the lock from hand to hand.
+//! `cargo bench -p session-memcached [-- handover]`: a session's update against the classical way, and the lock from hand to hand.
 //!
 //! The classical way is what session handlers on memcached do: `add` a lock, `gets`, `cas`, `delete` the lock without waiting for the
 //! answer; three waits, spoken by memcache-async on one connection without pool, timeout or checks. All ways take turns in one
@@ -45,7 +45,11 @@ async fn main() {
     {
         return handover::work(url, id).await;
     }
-    let quick = arguments.iter().any(|argument| argument == "--test");
+    let given = |name: &str| arguments.iter().any(|argument| argument == name);
+    let quick = given("--test");
+    if given("handover") {
+        return handover::bench(quick).await;
+    }
     let rounds = if quick { 2 } else { 40 };
     for (name, round_trip, batch) in
         [("loopback", None, 100), ("round trips of 0.7 ms", Some(Duration::from_micros(700)), 12)]

@@ -1,6 +1,7 @@
 //! Sessions in memcached.
-mod backoff;
-pub mod config;
+
+mod attempt;
+mod config;
 mod connection;
 mod exchange;
 mod fault;
@@ -8,12 +9,13 @@ mod hints;
 mod item;
 mod key;
 mod layout;
-pub mod lock;
+mod lock;
 mod meta;
 mod plain;
 mod ring;
 mod server;
-pub mod store;
+mod store;
+mod waiting;
 
-pub use config::{MemcachedConfig, Node, Protocol};
+pub use config::{DEFAULT_PORT, MAX_PREFIX, MAX_SERVERS, MemcachedConfig, Node, Protocol};
 pub use store::MemcachedStore;
