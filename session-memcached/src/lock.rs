@@ -195,8 +195,8 @@ impl LockingStore for MemcachedStore {
         }
     }
 
-    /// One round trip after an [`acquire_and_load`](Self::acquire_and_load) of this process, with the meta protocol, while nobody
-    /// waits; then two.
+    /// After an [`acquire_and_load`](Self::acquire_and_load) of this process one round trip with the meta protocol, two when others wait
+    /// or waited; three with the plain one.
     ///
     /// A write that is refused there has released the lock, too: it is taken again before `Conflict` is answered. In between,
     /// for one round trip, another can get it; then this grant has lost it, as it can at any time on a server that evicts.
