@@ -26,8 +26,11 @@
 //! [`Instance`], is set up, worked on by tasks here or in [workers](worker), and judged from what was recorded and what can be read at the end. Scenarios about
 //! sessions see them through [`system::System`], so that they can judge the product, the controls, and a foreign system alike.
 
+pub mod cancellation;
 mod cell;
+pub mod history;
 mod instance;
+pub mod mutants;
 mod report;
 pub mod scenario;
 pub mod scenarios;
@@ -38,6 +41,7 @@ pub mod system;
 pub mod trouble;
 mod verdict;
 pub mod worker;
+pub mod wrapper;
 
 pub use instance::Instance;
 pub use report::{Cell, Header, Report, RunSettings};

@@ -41,6 +41,8 @@ pub(crate) struct Work {
 pub(crate) struct Committed {
     pub(crate) id: Option<SessionId>,
     pub(crate) record: Arc<Record>,
+    /// How long it lives from now on, when that was moved.
+    pub(crate) renewed: Option<Duration>,
 }
 
 impl Core {
@@ -48,24 +50,25 @@ impl Core {
         let Work { opened, record, log, principal, rotate, destroy, exclusive, hold } = work;
         let Some((id, base)) = opened else {
             if destroy || (record.values.is_empty() && principal.is_none()) {
-                return Ok(Committed { id: None, record });
+                return Ok(Committed { id: None, record, renewed: None });
             }
             let deadline = self.clock.now().saturating_add(self.settings.max_lifetime);
             let commits = Commits::default().and(self.commit_id()?);
             let (id, base) = self.insert(Live { commits, deadline, record }, principal).await?;
-            return Ok(Committed { id: Some(id), record: base.live.record });
+            return Ok(Committed { id: Some(id), record: base.live.record, renewed: Some(base.ttl) });
         };
         let key = id.storage_key();
         if destroy {
-            self.destroy(key, hold).await?;
-            return Ok(Committed { id: Some(id), record: Arc::new(Record::new(record.codec)) });
+            self.destroy_opened(key, hold).await?;
+            let record = Arc::new(Record::new(record.codec));
+            return Ok(Committed { id: None, record, renewed: None });
         }
         if !rotate && record == base.live.record && principal.is_none_or(|new| base.principal == Some(new)) {
             if let Some(hold) = hold {
                 hold.release().await;
             }
-            self.touch_if_due(&key, &base).await;
-            return Ok(Committed { id: Some(id), record });
+            let renewed = self.touch_if_due(&key, &base).await;
+            return Ok(Committed { id: Some(id), record, renewed });
         }
         let commit = self.commit_id()?;
         let writer = Writer {
@@ -117,6 +120,8 @@ struct Prepared {
     put: Put,
     /// A rotation's copy under the new id.
     copy: Option<SessionId>,
+    /// How long the session lives (a rotation's tombstone lives for another time).
+    lifetime: Duration,
 }
 
 enum Sent {
@@ -139,8 +144,12 @@ impl Writer<'_> {
     async fn run(mut self) -> Result<Committed> {
         match self.write().await {
             Ok(()) => {
-                let successor = self.prepared.and_then(|prepared| prepared.copy);
-                Ok(Committed { id: Some(successor.unwrap_or(self.id)), record: self.record })
+                // What was last sent is what is stored; without it there was nothing to write in the end.
+                let (successor, renewed) = match self.prepared {
+                    Some(Prepared { copy, lifetime, .. }) => (copy, Some(lifetime)),
+                    None => (None, None),
+                };
+                Ok(Committed { id: Some(successor.unwrap_or(self.id)), record: self.record, renewed })
             }
             Err(error) if self.uncertain => Err(error.with_effect(Effect::Unknown)),
             Err(error) => {
@@ -148,7 +157,8 @@ impl Writer<'_> {
                     telemetry::conflict();
                 }
                 self.withdraw().await;
-                Err(error)
+                // What failed without a reply was a look, a lock or a copy that nobody knows: the session is as it was.
+                Err(error.with_effect(Effect::None))
             }
         }
     }
@@ -236,9 +246,9 @@ impl Writer<'_> {
         if !self.rotate {
             let ttl = self.core.ttl(deadline)?;
             let put = Put::new(Envelope::Live(live).encode(limits).await?, ttl).principal(principal);
-            return Ok(Prepared { put, copy: None });
+            return Ok(Prepared { put, copy: None, lifetime: ttl });
         }
-        let (successor, _) = self.core.insert(live, principal).await?;
+        let (successor, inserted) = self.core.insert(live, principal).await?;
         let grace = self.core.settings.rotation_grace;
         let sealed = if grace.is_zero() {
             None
@@ -248,13 +258,16 @@ impl Writer<'_> {
         };
         let tombstone = Tombstone { commits, successor: successor.storage_key(), grace: sealed };
         let data = Envelope::Tombstone(tombstone).encode(limits).await?;
-        Ok(Prepared { put: Put::new(data, grace.max(TOMBSTONE_TTL)), copy: Some(successor) })
+        // It stays in its user's index: a list that comes in pages would miss a session that moves from a later page to an
+        // earlier one, but not the tombstone that leads to it.
+        let put = Put::new(data, grace.max(TOMBSTONE_TTL)).principal(principal);
+        Ok(Prepared { put, copy: Some(successor), lifetime: inserted.ttl })
     }
 
     fn finish(&mut self, version: Version) -> Result<()> {
         self.uncertain = false;
         self.lock_is_over();
-        let Some(Prepared { put, copy }) = &self.prepared else { return Ok(()) };
+        let Some(Prepared { put, copy, .. }) = &self.prepared else { return Ok(()) };
         telemetry::committed(put.data.len());
         if let Some(turn) = self.turn.take() {
             let written = copy.is_none().then(|| Base {
@@ -334,7 +347,7 @@ impl Writer<'_> {
         self.rotate = false; // it has happened: a second new id would leave the winner's client with a dead one
         self.key = successor.storage_key();
         self.id = successor;
-        match self.core.store.load(&self.key).await? {
+        match self.core.load(&self.key).await? {
             Some(stored) => self.core.decode(stored).await,
             None => Err(gone()),
         }
@@ -368,7 +381,10 @@ impl Writer<'_> {
 
     async fn take_lock(&mut self) -> Result<Stored> {
         self.turn = None;
-        let (hold, stored) = self.core.lock(&self.key).await?.ok_or_else(gone)?;
+        let Some((hold, stored)) = self.core.lock(&self.key).await? else {
+            self.uncertain = false; // whatever is under way finds nothing to replace
+            return Err(gone());
+        };
         self.hold = Some(hold);
         Ok(stored)
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Clock, Deleted, Effect, Error, ErrorKind, Inserted, Loaded, LockingStore, PrincipalKey, Put, Random,
-    Result, SessionId, StorageKey, Stored, Token, Version,
+    Result, SessionId, StorageKey, Stored, Token, Touched, Version,
     envelope::{Commits, Envelope, Live, Tombstone},
     environment::draw,
     hold::{Asked, Hold},
@@ -18,6 +18,9 @@ const MAX_HOPS: usize = 64;
 
 /// How often a request whose reply was lost is asked again or looked up, with pauses that double.
 pub(crate) const MAX_LOST_REPLIES: u32 = 5;
+
+/// How often a new id may be taken already. Once is a wonder; more is a broken source of randomness.
+const MAX_TAKEN: u32 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -60,6 +63,12 @@ impl Found {
 }
 
 impl Core {
+    /// # Errors
+    /// The store's, without effect: looking changes nothing, and whoever is told so may look again.
+    pub(crate) async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
+        self.store.load(key).await.map_err(|error| error.with_effect(Effect::None))
+    }
+
     pub(crate) async fn decode(&self, stored: Stored) -> Result<Found> {
         telemetry::loaded(stored.data.len());
         let Stored { version, data, ttl, principal } = stored;
@@ -78,7 +87,7 @@ impl Core {
     pub(crate) async fn find(&self, id: &SessionId) -> Result<Option<(SessionId, Base)>> {
         let mut id = id.clone();
         for _ in 0..MAX_HOPS {
-            let Some(stored) = self.store.load(&id.storage_key()).await? else { return Ok(None) };
+            let Some(stored) = self.load(&id.storage_key()).await? else { return Ok(None) };
             match self.decode(stored).await? {
                 Found::Live(base) => return Ok((!self.is_over(&base)).then_some((id, base))),
                 Found::Tombstone(_, tombstone) => match tombstone.follow(&id, self.clock.now())? {
@@ -149,7 +158,8 @@ impl Core {
                     telemetry::looked_up();
                     Duration::MAX
                 }
-                Err(error) => return Err(error),
+                // The session is as it was; what may have been granted is released.
+                Err(error) => return Err(error.with_effect(Effect::None)),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -173,17 +183,23 @@ impl Core {
         Ok(self.settings.idle_timeout.map_or(left, |idle| idle.min(left)))
     }
 
-    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout.
-    pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) {
-        let Some(idle) = self.settings.idle_timeout else { return };
-        let Ok(ttl) = self.ttl(base.live.deadline) else { return };
+    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout. How long it
+    /// lives from now on, when that was moved.
+    pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) -> Option<Duration> {
+        let idle = self.settings.idle_timeout?;
+        let ttl = self.ttl(base.live.deadline).ok()?;
         if base.ttl.saturating_add(idle / 10) > ttl {
-            return;
+            return None;
         }
-        // Changed or gone in the meantime: then another request has seen to the expiry. And a touch that failed is no
-        // reason to fail a request that was answered from data it has.
-        if let Err(error) = self.store.touch(key, base.version, ttl).await {
-            tracing::warn!(%error, "the expiry of a session could not be moved");
+        match self.store.touch(key, base.version, ttl).await {
+            Ok(Touched::Extended) => Some(ttl),
+            // Changed or gone in the meantime: then another request has seen to the expiry.
+            Ok(Touched::Missing | Touched::Conflict) => None,
+            // No reason to fail a request that was answered from data it has.
+            Err(error) => {
+                tracing::warn!(%error, "the expiry of a session could not be moved");
+                None
+            }
         }
     }
 
@@ -197,7 +213,7 @@ impl Core {
         let envelope = Envelope::Live(live);
         let put = Put::new(envelope.encode(self.settings.limits).await?, ttl).principal(principal);
         let Envelope::Live(live) = envelope else { return Err(Error::new(ErrorKind::Encode, "commit")) };
-        let mut lost_replies = 0;
+        let (mut lost_replies, mut taken) = (0, 0);
         loop {
             let id = SessionId::random(&*self.random)?;
             match self.store.insert(&id.storage_key(), &put).await {
@@ -205,30 +221,37 @@ impl Core {
                     telemetry::committed(put.data.len());
                     return Ok((id, Base { version, live, ttl, principal }));
                 }
-                Ok(Inserted::Exists) => {}
+                Ok(Inserted::Exists) if taken == MAX_TAKEN => {
+                    return Err(Error::new(ErrorKind::Random, "commit")
+                        .with_context("the ids that it draws are all taken"));
+                }
+                Ok(Inserted::Exists) => taken += 1,
                 // That id is never used: a delayed copy of the insert could come after a destroy.
                 Err(error) if error.effect() == Effect::Unknown && lost_replies < MAX_LOST_REPLIES => {
                     lost_replies += 1;
                     sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
                 }
+                Err(error) if lost_replies > 0 => return Err(error.with_effect(Effect::Unknown)),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Removes a session, and the one that it was rotated into, and so on. Whether there was one.
+    /// Removes a session under the key that its request has seen it under, or what it was rotated into. Whether there was one.
+    ///
+    /// # Errors
+    /// As for [`destroy`](Self::destroy).
+    pub(crate) async fn destroy_opened(&self, key: StorageKey, hold: Option<Hold>) -> Result<bool> {
+        Walk { core: self, key, hold, live: true, passed: Vec::new(), cut: false }.destroy().await
+    }
+
+    /// Removes the session that this key leads to, from its end: the tombstones stand until it is gone, so that a destroy
+    /// that was cut can be repeated. Whether there was one.
     ///
     /// # Errors
     /// [`Effect::Unknown`] when a reply was lost and the record is gone now: it may have named a successor.
-    pub(crate) async fn destroy(&self, mut key: StorageKey, mut hold: Option<Hold>) -> Result<bool> {
-        for _ in 0..MAX_HOPS {
-            let Deleted::Removed(stored) = self.delete(&key, hold.take()).await? else { return Ok(false) };
-            match self.decode(stored).await? {
-                Found::Live(_) => return Ok(true),
-                Found::Tombstone(_, tombstone) => key = tombstone.successor,
-            }
-        }
-        Err(Error::new(ErrorKind::TooLarge, "destroy").with_context(format!("{MAX_HOPS} rotations in a row")))
+    pub(crate) async fn destroy(&self, key: StorageKey) -> Result<bool> {
+        Walk { core: self, key, hold: None, live: false, passed: Vec::new(), cut: false }.destroy().await
     }
 
     async fn delete(&self, key: &StorageKey, hold: Option<Hold>) -> Result<Deleted> {
@@ -258,6 +281,8 @@ impl Core {
                     telemetry::looked_up();
                     sleep(Duration::from_millis(10) * 2u32.pow(lost_replies)).await;
                 }
+                // An earlier copy may still be under way, whatever became of this one.
+                Err(error) if lost_replies > 0 => return Err(error.with_effect(Effect::Unknown)),
                 Err(error) => return Err(error),
             }
         }
@@ -265,6 +290,61 @@ impl Core {
 
     pub(crate) fn commit_id(&self) -> Result<[u8; 8]> {
         draw(&*self.random)
+    }
+}
+
+/// The way from a key to the living session that it leads to, which is to be removed.
+struct Walk<'a> {
+    core: &'a Core,
+    key: StorageKey,
+    hold: Option<Hold>,
+    /// Whether there was a session under `key` a moment ago.
+    live: bool,
+    /// The tombstones behind.
+    passed: Vec<StorageKey>,
+    /// One of them was removed by accident: a rotation had won by a moment. From there on nobody else finds the way.
+    cut: bool,
+}
+
+impl Walk<'_> {
+    async fn destroy(mut self) -> Result<bool> {
+        match self.walk().await {
+            Err(error) if self.cut => Err(error.with_effect(Effect::Unknown)),
+            Ok(true) => {
+                for tombstone in self.passed.iter().rev() {
+                    if let Err(error) = self.core.store.delete(tombstone).await {
+                        tracing::debug!(%error, "a tombstone that leads nowhere ends with its time");
+                    }
+                }
+                Ok(true)
+            }
+            done => done,
+        }
+    }
+
+    async fn walk(&mut self) -> Result<bool> {
+        for _ in 0..2 * MAX_HOPS {
+            let stored = if self.live {
+                let deleted = self.core.delete(&self.key, self.hold.take()).await?;
+                let Deleted::Removed(stored) = deleted else { return Ok(false) };
+                stored
+            } else {
+                let Some(stored) = self.core.load(&self.key).await? else { return Ok(false) };
+                stored
+            };
+            match self.core.decode(stored).await? {
+                Found::Live(_) if self.live => return Ok(true),
+                Found::Live(_) => self.live = true,
+                Found::Tombstone(_, tombstone) => {
+                    match self.live {
+                        true => self.cut = true,
+                        false => self.passed.push(self.key),
+                    }
+                    (self.key, self.live) = (tombstone.successor, false);
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::TooLarge, "destroy").with_context(format!("{MAX_HOPS} rotations in a row")))
     }
 }
 

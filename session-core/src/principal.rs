@@ -4,7 +4,7 @@ use crate::{
     Error, ErrorKind, PrincipalKey, Result, SessionIndex, StorageKey,
     engine::{Base, Core, Found},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Keys asked for at once.
 const PAGE: usize = 256;
@@ -21,9 +21,9 @@ impl Core {
 
     pub(crate) async fn sessions_of(&self, user: &str) -> Result<Vec<(StorageKey, Base)>> {
         let principal = PrincipalKey::of(user);
-        let mut found = BTreeMap::new();
+        let (mut found, mut seen) = (BTreeMap::new(), HashSet::new());
         for key in self.keys_of(&principal).await? {
-            if let Some((key, base)) = self.living_successor(key, &principal).await? {
+            if let Some((key, base)) = self.living_successor(key, &principal, &mut seen).await? {
                 found.insert(key, base);
             }
         }
@@ -35,9 +35,9 @@ impl Core {
         let mut removed = 0;
         for _ in 0..MAX_ROUNDS {
             let before = removed;
-            let mut failed = None;
+            let (mut failed, mut seen) = (None, HashSet::new());
             for key in self.keys_of(&principal).await? {
-                match self.revoke_if(key, &principal).await {
+                match self.revoke_if(key, &principal, &mut seen).await {
                     Ok(there_was_one) => removed += usize::from(there_was_one),
                     Err(error) => failed = Some(error), // the others must go all the same
                 }
@@ -52,9 +52,14 @@ impl Core {
             .with_context("sessions appear faster than they are removed"))
     }
 
-    async fn revoke_if(&self, key: StorageKey, principal: &PrincipalKey) -> Result<bool> {
-        match self.living_successor(key, principal).await? {
-            Some((key, _)) => self.destroy(key, None).await,
+    async fn revoke_if(
+        &self,
+        key: StorageKey,
+        principal: &PrincipalKey,
+        seen: &mut HashSet<StorageKey>,
+    ) -> Result<bool> {
+        match self.living_successor(key, principal, seen).await? {
+            Some((key, _)) => self.destroy_opened(key, None).await,
             None => Ok(false),
         }
     }
@@ -73,13 +78,16 @@ impl Core {
         }
     }
 
-    /// The index may be behind: a session that it names may be gone, another's by now, or rotated.
+    /// The index may be behind: a session that it names may be gone, another's by now, or rotated. What this list has led to
+    /// before is not looked at again.
     async fn living_successor(
         &self,
         mut key: StorageKey,
         of: &PrincipalKey,
+        seen: &mut HashSet<StorageKey>,
     ) -> Result<Option<(StorageKey, Base)>> {
-        while let Some(stored) = self.store.load(&key).await? {
+        while seen.insert(key) {
+            let Some(stored) = self.load(&key).await? else { return Ok(None) };
             match self.decode(stored).await? {
                 Found::Live(base) => return Ok((base.principal == Some(*of)).then_some((key, base))),
                 Found::Tombstone(_, tombstone) => key = tombstone.successor,

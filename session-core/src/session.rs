@@ -38,6 +38,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// One session, as one request sees it; clones share it. Nothing is stored before [`commit`](Self::commit).
@@ -65,6 +66,8 @@ struct State {
     principal: Option<PrincipalKey>,
     rotate: bool,
     destroy: bool,
+    /// How long it lives, if the commit has moved that.
+    renewed: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +111,7 @@ impl Session {
             principal: None,
             rotate: false,
             destroy: false,
+            renewed: None,
         };
         Self(Arc::new(Shared { core, inside: AtomicUsize::new(0), state: Mutex::new(state) }))
     }
@@ -382,11 +386,18 @@ impl Session {
         })
     }
 
-    /// The id; `None` before the first commit. After a rotation was committed, or when the session was found within the grace
+    /// The id; `None` before the first commit, and after the session was destroyed. After a rotation was committed, or when the session was found within the grace
     /// of one, it is the new one: send it to the client.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.with("id", |state| Ok(state.id.clone())).ok().flatten()
+    }
+
+    /// How long the session lives from the commit on, if nobody uses it, when the commit has moved that: it stored something, or the idle
+    /// timeout slid. For a cookie that is to end with its session. `None` before the commit, too.
+    #[must_use]
+    pub fn renewed(&self) -> Option<Duration> {
+        self.with("renewed", |state| Ok(state.renewed)).ok().flatten()
     }
 
     /// What this request may do. [`Access::Read`] after [`OnBusy::ReadOnly`](crate::OnBusy::ReadOnly) stepped in.
@@ -421,6 +432,7 @@ impl Session {
         self.with("commit", |state| {
             state.record = committed.record;
             state.id = committed.id;
+            state.renewed = committed.renewed;
             Ok(())
         })
     }

@@ -121,7 +121,8 @@ impl Sessions {
     pub async fn read(&self, id: &SessionId) -> Result<Option<Snapshot>> {
         let Some((id, base)) = self.0.find(id).await? else { return Ok(None) };
         let key = id.storage_key();
-        self.0.touch_if_due(&key, &base).await;
+        // A snapshot tells what was loaded, not what a touch has made of it.
+        let _moved = self.0.touch_if_due(&key, &base).await;
         Ok(Some(self.snapshot(key, base.live.record, base.ttl)))
     }
 
@@ -216,12 +217,13 @@ impl Sessions {
         Ok(result)
     }
 
-    /// Ends the session under this id and the one that it was rotated into. Whether there was one.
+    /// Ends the session under this id, or the one that it was rotated into. Whether there was one. Two round trips; it
+    /// can be repeated when it was cut.
     ///
     /// # Errors
     /// The store's. [`Effect::Unknown`](crate::Effect::Unknown): this id is dead, but a reply was lost that may have named a successor.
     pub async fn destroy(&self, id: &SessionId) -> Result<bool> {
-        self.0.destroy(id.storage_key(), None).await
+        self.0.destroy(id.storage_key()).await
     }
 
     /// The same by storage key, as [`Snapshot::storage_key`] tells it: "log out that device".
@@ -229,7 +231,7 @@ impl Sessions {
     /// # Errors
     /// As for [`destroy`](Self::destroy).
     pub async fn revoke(&self, key: &StorageKey) -> Result<bool> {
-        self.0.destroy(*key, None).await
+        self.0.destroy(*key).await
     }
 
     /// The living sessions of this user.

@@ -6,7 +6,9 @@
 //! - within a store a queue stands in front of each directory (an async mutex, in order of arrival), so of one store
 //!   at most one thread per directory deals with the flock;
 //! - that thread tries for about a millisecond, as others hold it for microseconds; after that the step goes back to where
-//!   waiting costs nothing, sleeps, and comes again, until `busy_timeout`.
+//!   waiting costs nothing, sleeps, and comes again, until `busy_timeout`;
+//! - of one store at most 16 threads are at work at once. More gain nothing (the work is the kernel's, or the disk's, and an
+//!   fsync of many is one), and cost: of hundreds of threads on a few cores, those that hold a flock seldom run.
 //!
 //! Blocking `flock` was not chosen: it cannot be given up, and one stopped process would collect the threads of all others.
 //!
@@ -36,7 +38,10 @@ use tokio::{
 };
 
 /// The longest pause between two attempts on a busy directory.
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many threads of one store are at work at once.
+pub(crate) const THREADS: usize = 16;
 
 /// How often a directory that is replaced while it is opened is opened again.
 const REOPENED: usize = 16;
@@ -78,8 +83,18 @@ impl FileStore {
         let mut job = (run, place);
         let mut pause = Duration::from_millis(1);
         loop {
+            let threads = Arc::clone(&self.shared.threads).acquire_owned();
+            // The semaphore is never closed.
+            let Ok(Ok(thread)) = timeout_at(deadline, threads).await else {
+                return Err(self.shared.busy(operation, number));
+            };
             let shared = Arc::clone(&self.shared);
-            match blocking(operation, move || attempt(&shared, operation, number, job)).await? {
+            let work = move || {
+                let attempt = attempt(&shared, operation, number, job);
+                drop(thread);
+                attempt
+            };
+            match blocking(operation, work).await? {
                 Attempt::Done(result) => return result,
                 Attempt::Busy(again) => job = again,
             }

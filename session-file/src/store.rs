@@ -15,7 +15,7 @@ use crate::{
     fs::{Flock, Fs},
     layout::{FORMAT, Layout, SHARDS},
     owner::{self, Owner},
-    shard::{Shard, blocking},
+    shard::{Shard, THREADS, blocking},
 };
 use async_trait::async_trait;
 use session_core::{
@@ -31,7 +31,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 /// Records up to this size are read on the spot when they are in memory: copying and checking them takes microseconds,
 /// less than the way to another thread and back.
@@ -50,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) owner: Owner,
     /// One for each directory of records.
     pub(crate) shards: Vec<Place>,
+    pub(crate) threads: Arc<Semaphore>,
     /// The directory of records where the last sweep stopped.
     pub(crate) swept: AtomicUsize,
 }
@@ -95,7 +96,8 @@ impl FileStore {
             return Err(no_locks(&path));
         }
         let shards = (0..SHARDS).map(|_| Place::default()).collect();
-        Ok(Self { shared: Arc::new(Shared { config, layout, owner, shards, swept: AtomicUsize::new(0) }) })
+        let (threads, swept) = (Arc::new(Semaphore::new(THREADS)), AtomicUsize::new(0));
+        Ok(Self { shared: Arc::new(Shared { config, layout, owner, shards, threads, swept }) })
     }
 
     /// What is to be stored, under a new version. Fails before anything is touched.

@@ -109,12 +109,8 @@ fn a_worker() {
             ["count", number, times] => count(&root, key(number), times.parse().unwrap()).await,
             ["hold", number, lease] => hold(&root, key(number), lease.parse().unwrap()).await,
             ["beget", number] => beget(&root, key(number)).await,
-            ["die", verb, nth] => {
-                misbehave(&root, Verb::named(verb), nth.parse().unwrap(), Signal::KILL).await
-            }
-            ["stop", verb, nth] => {
-                misbehave(&root, Verb::named(verb), nth.parse().unwrap(), Signal::STOP).await
-            }
+            ["die", verb, nth] => die(&root, Verb::named(verb), nth.parse().unwrap()).await,
+            ["stop", nth] => stop(&root, nth.parse().unwrap()).await,
             _ => panic!("{role}"),
         }
     });

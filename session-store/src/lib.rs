@@ -21,6 +21,8 @@
 //! |---|---|---|
 //! | always there | `memory:` | none: gone with the process |
 //! | `file` | `file:///var/lib/app/sessions` | by setting |
+//! | `redis` | `redis://host:6379/0` | by the server's settings |
+//! | `redis-sentinel`, `redis-cluster`, `redis-tls` | `redis+sentinel://host,host/name`, `redis+cluster://host,host`, `rediss://…` | none: a failover forgets |
 //!
 //! The backends' own options are parameters of the URL; each backend's crate documents them, and an unknown one is an error.
 //! A backend of your own goes in without this function: [`Sessions::builder`] takes any [`LockingStore`].
@@ -31,12 +33,21 @@ pub use session_core::*;
 
 #[cfg(feature = "file")]
 pub use session_file as file;
+#[cfg(feature = "redis")]
+pub use session_redis as redis;
 
 /// A store behind one type.
 pub type Store = Arc<dyn LockingStore>;
 
 /// What there is: scheme, feature, and whether it was compiled in.
-const BACKENDS: &[(&str, &str, bool)] = &[("memory", "", true), ("file", "file", cfg!(feature = "file"))];
+const BACKENDS: &[(&str, &str, bool)] = &[
+    ("memory", "", true),
+    ("file", "file", cfg!(feature = "file")),
+    ("redis", "redis", cfg!(feature = "redis")),
+    ("rediss", "redis-tls", cfg!(feature = "redis-tls")),
+    ("redis+sentinel", "redis-sentinel", cfg!(feature = "redis-sentinel")),
+    ("redis+cluster", "redis-cluster", cfg!(feature = "redis-cluster")),
+];
 
 /// Connects to the store that a URL names.
 ///
@@ -49,6 +60,8 @@ pub async fn connect(url: &str) -> Result<Store> {
         "memory" => memory(url),
         #[cfg(feature = "file")]
         "file" => Ok(Arc::new(session_file::FileStore::open(session_file::FileConfig::from_url(url)?)?)),
+        #[cfg(feature = "redis")]
+        _ if redis::config::is_ours(scheme) => Ok(Arc::new(redis::RedisStore::connect_url(url).await?)),
         _ => Err(unknown(scheme)),
     }
 }

@@ -93,6 +93,13 @@ impl<N: Serialize + Send> Task<N> {
         self.seat.terms.processes
     }
 
+    /// The task across from this one: in the next process, where there are several, else the next one here. Each task is
+    /// across from exactly one (from itself, when it is alone).
+    pub fn across(&self) -> usize {
+        let step = if self.processes() > 1 { self.tasks() } else { 1 };
+        (self.rank() + step) % self.ranks()
+    }
+
     /// The strategy of this cell.
     pub fn strategy(&self) -> Strategy {
         self.seat.terms.strategy

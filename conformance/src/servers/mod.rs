@@ -17,6 +17,7 @@
 
 pub mod memcached;
 mod proxy;
+pub mod redis;
 
 pub use proxy::{Proxy, Traffic};
 

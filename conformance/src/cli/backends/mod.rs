@@ -6,6 +6,7 @@
 
 mod file;
 mod memory;
+mod redis;
 mod server;
 
 use async_trait::async_trait;
@@ -59,7 +60,7 @@ impl Started {
 pub(crate) const ALL: &[Backend] = &[
     Backend { name: "memory", private: true, start: memory::start },
     Backend { name: "file", private: false, start: file::start },
-    Backend { name: "redis", private: false, start: |_| server::not_built("redis-server", "redis-server") },
+    Backend { name: "redis", private: false, start: redis::start },
     Backend { name: "postgres", private: false, start: |_| server::not_built("postgres", "postgresql") },
     Backend { name: "memcached", private: false, start: |_| server::not_built("memcached", "memcached") },
 ];

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod counting;
+mod history;
 mod isolation;
 mod once;
 mod parallel;
@@ -100,6 +101,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Convictor::Mutant("mixes_sessions"),
     )
     .strategies(Strategy::PRODUCT),
+    Scenario::new::<history::HistoryIsLinearizable>(
+        "concurrency/history_is_linearizable",
+        "reads and compare-and-swaps on one session are linearizable (a checker of histories, with a deadline that gives `unknown`)",
+        Convictor::BLIND,
+    )
+    .strategies(Strategy::ALL)
+    .overlap(10),
 ];
 
 /// What a session begins with where nothing else is said: one in which nothing was put is not stored at all.

@@ -3,6 +3,7 @@
 use super::begun;
 use crate::{
     Judgement, Strategy,
+    history::{Chain, Fork},
     scenario::{Batch, Findings, Lab, Script, Task, Turn},
     system::{Change, values},
     trouble::Trial,
@@ -10,7 +11,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use session_core::ErrorKind;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 /// One of the things on a session that all ranks are after: each tries each once, at about the same time.
 fn prize<N: Serialize + Send>(task: &Task<N>, turn: &Turn<'_>) -> u64 {
@@ -167,7 +168,7 @@ impl Script for ExclusiveExcludesWriters {
 
     async fn work(task: &Task<Entry>, plan: &Vec<Batch>) -> Trial {
         let (payers, others) = (task.system(), task.system_of(Self::beside(task.strategy())));
-        let payer = task.rank() % 2 == 0;
+        let payer = task.rank().is_multiple_of(2);
         let mut turns = task.turns(plan);
         while let Some(turn) = turns.next().await? {
             let order = prize(task, &turn);
@@ -279,9 +280,8 @@ impl Script for ClaimedEffectHappensOnce {
                 .await;
                 // Only who has claimed it acts.
                 begun.end(Claim { round, acted: matches!(result, Ok(true)) }, &result);
-                if !slow {
-                    task.signal(&acted, true).await?;
-                }
+                // Also who could not even look: the other one waits for no longer than that.
+                task.signal(if slow { &looked } else { &acted }, true).await?;
             }
         }
         Ok(())
@@ -347,27 +347,21 @@ impl Script for TokenRegenerationHasOneWinner {
     async fn judge(lab: &Lab, plan: &Vec<Batch>, found: &Findings<Regenerated>) -> Trial<Judgement> {
         let mut judgement = found.judgement();
         for (session, batch) in plan.iter().enumerate() {
-            let mut winner = HashMap::new();
-            for operation in found.of_session(session).filter(|operation| operation.outcome.is_ok()) {
-                let Regenerated { old, new } = &operation.note;
-                if let Some(other) = winner.insert(old.clone(), new.clone()) {
-                    judgement = judgement
-                        .lost(1, format!("session {session}: {other} and {new} both replaced {old}, and both were told that they won"));
-                }
+            let winners = found.of_session(session).filter(|operation| operation.outcome.is_ok());
+            let chain =
+                Chain::new(winners.map(|winner| (winner.note.old.as_str(), winner.note.new.as_str())));
+            for Fork { from, first, second } in chain.forks() {
+                judgement = judgement
+                    .lost(1, format!("session {session}: {first} and {second} both replaced {from}, and both were told that they won"));
             }
             if judgement.is_broken() || found.count(session).unknown > 0 {
                 continue;
             }
-            let (mut last, mut seen) = ("first".to_owned(), HashSet::new());
-            while let Some(next) = winner.get(&last).filter(|next| seen.insert((*next).clone())) {
-                last = next.clone();
-            }
+            let (last, links) = chain.follow("first");
             let stored = lab.system().read(&batch.id).await?.unwrap_or_default();
             judgement = judgement
-                .require(seen.len() == winner.len(), || {
-                    format!("session {session}: the winners are not one chain")
-                })
-                .require(stored.get("csrf").and_then(Value::as_str) == Some(&last), || {
+                .require(links == chain.len(), || format!("session {session}: the winners are not one chain"))
+                .require(stored.get("csrf").and_then(Value::as_str) == Some(last), || {
                     format!(
                         "session {session}: the last winner put {last}, stored is {:?}",
                         stored.get("csrf")

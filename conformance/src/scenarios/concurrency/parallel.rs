@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The place of this task among the ten, spread over the processes; `None` for those that are not needed.
 fn place<N: serde::Serialize + Send>(task: &Task<N>) -> Option<usize> {
     let step = (task.ranks() / AT_ONCE).max(1);
-    (task.rank() % step == 0 && task.rank() / step < AT_ONCE).then_some(task.rank() / step)
+    (task.rank().is_multiple_of(step) && task.rank() / step < AT_ONCE).then_some(task.rank() / step)
 }
 
 /// One session, and the ten once on it.

@@ -1,5 +1,0 @@
-//! When sessions end, and when they do not.
-
-use crate::scenario::Scenario;
-
-pub(super) const SCENARIOS: &[Scenario] = &[];

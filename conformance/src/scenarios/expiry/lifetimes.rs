@@ -1,0 +1,206 @@
+//! The two lifetimes of a session: the idle one, which slides, and the maximum, which does not.
+
+use super::{SKEW, micros};
+use crate::{
+    Judgement,
+    scenario::{Findings, Lab, Script, Task},
+    system::{Change, Id, System, values},
+    trouble::Trial,
+};
+use serde::{Deserialize, Serialize};
+use session_core::ErrorKind;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+pub(super) const IDLE: Duration = Duration::from_millis(500);
+pub(super) const MOST: Duration = Duration::from_millis(1200);
+
+/// How often a session in use is used.
+const PACE: Duration = Duration::from_millis(100);
+
+/// How a session is used by the task across.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Written,
+    Read,
+    LeftAlone,
+}
+
+const USES: [Use; 3] = [Use::Written, Use::Read, Use::LeftAlone];
+
+pub(super) struct IdleSlidesCapDoesNot;
+
+/// What was done with a session, and whether it was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Did {
+    Create,
+    Write { there: bool },
+    Read { there: bool },
+}
+
+impl IdleSlidesCapDoesNot {
+    fn session(rank: usize, which: usize) -> usize {
+        USES.len() * rank + which
+    }
+
+    async fn write(task: &Task<Did>, system: &Arc<dyn System>, session: usize, id: &Id) -> Trial {
+        let begun = task.begin(session);
+        let write = async {
+            let mut request = system.request(id).await?;
+            request.change("used", Change::Add(1)).await?;
+            request.commit().await
+        };
+        let there = match write.await {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::Gone => false,
+            Err(error) => return Err(error.into()),
+        };
+        begun.end(Did::Write { there }, &Ok(()));
+        Ok(())
+    }
+
+    async fn read(task: &Task<Did>, system: &Arc<dyn System>, session: usize, id: &Id) -> Trial {
+        let begun = task.begin(session);
+        let there = system.read(id).await?.is_some();
+        begun.end(Did::Read { there }, &Ok(()));
+        Ok(())
+    }
+
+    async fn use_it(task: &Task<Did>, which: usize, id: &Id) -> Trial {
+        let (system, session) = (task.system(), Self::session(task.across(), which));
+        let grace = 2 * task.store().capabilities().ttl_resolution + 2 * SKEW;
+        if USES[which] == Use::LeftAlone {
+            Self::read(task, &system, session, id).await?;
+            sleep(IDLE + grace).await;
+        } else {
+            let end = Instant::now() + MOST + grace;
+            while Instant::now() < end {
+                match USES[which] {
+                    Use::Written => Self::write(task, &system, session, id).await?,
+                    _ => Self::read(task, &system, session, id).await?,
+                }
+                sleep(PACE).await;
+            }
+        }
+        // By now it is gone, for every kind of use.
+        Self::read(task, &system, session, id).await?;
+        Self::write(task, &system, session, id).await
+    }
+}
+
+impl Script for IdleSlidesCapDoesNot {
+    /// Nothing: the sessions are made when they begin to be used.
+    type Plan = ();
+    type Note = Did;
+
+    async fn setup(_: &Lab) -> Trial {
+        Ok(())
+    }
+
+    async fn work(task: &Task<Did>, (): &()) -> Trial {
+        task.barrier("begin").await?;
+        let (system, mut mine) = (task.system(), Vec::new());
+        for which in 0..USES.len() {
+            let begun = task.begin(Self::session(task.rank(), which));
+            let created = system.create(&values([("used", 0.into())])).await;
+            begun.end(Did::Create, &created);
+            mine.push(created?);
+        }
+        task.signal(format!("made/{}", task.rank()), serde_json::to_value(mine)?).await?;
+        let ids = task.wait(format!("made/{}", task.across())).await?;
+        let ids: Vec<Id> = serde_json::from_value(ids)?;
+        tokio::try_join!(
+            Self::use_it(task, 0, &ids[0]),
+            Self::use_it(task, 1, &ids[1]),
+            Self::use_it(task, 2, &ids[2])
+        )
+        .map(drop)
+    }
+
+    async fn judge(lab: &Lab, (): &(), found: &Findings<Did>) -> Trial<Judgement> {
+        let mut judgement = found.judgement();
+        let mut proofs = Proofs::default();
+        for session in 0..USES.len() * lab.ranks() {
+            let resolution = lab.capabilities().ttl_resolution;
+            let Some(mut life) = found.of_session(session).find_map(|one| Life::new(one, resolution)) else {
+                continue;
+            };
+            for one in found.of_session(session) {
+                let used = USES[session % USES.len()];
+                if let Some(wrong) = life.goes_on(one.note, used, (one.start, one.end), &mut proofs) {
+                    judgement = judgement.fault(format!("session {session}: {wrong}"));
+                }
+            }
+        }
+        let Proofs { slid, idled, capped } = proofs;
+        if slid.min(idled).min(capped) == 0 {
+            return Ok(judgement.unproven("the machine stood still for longer than a session lives unused"));
+        }
+        Ok(judgement.note(format!(
+            "{slid} uses of sessions older than the idle timeout, {idled} of one left alone for it, {capped} beyond the maximum"
+        )))
+    }
+}
+
+/// How many uses were certain of what.
+#[derive(Default)]
+struct Proofs {
+    slid: u64,
+    idled: u64,
+    capped: u64,
+}
+
+/// What is certain of a session, in microseconds: until when it lives, and from when on it is gone.
+struct Life {
+    created: u64,
+    alive_until: u64,
+    idle_from: u64,
+    /// By its maximum lifetime.
+    capped: (u64, u64),
+    grace: u64,
+}
+
+impl Life {
+    fn new(created: &crate::scenario::Operation<Did>, resolution: Duration) -> Option<Self> {
+        (created.note == Did::Create).then(|| Self {
+            created: created.end,
+            alive_until: created.start + micros(IDLE),
+            idle_from: created.end + micros(IDLE),
+            capped: (created.start + micros(MOST), created.end + micros(MOST)),
+            grace: micros(2 * resolution + SKEW),
+        })
+    }
+
+    /// What is wrong with what a use was told.
+    fn goes_on(&mut self, did: Did, used: Use, at: (u64, u64), proofs: &mut Proofs) -> Option<String> {
+        let (start, end) = at;
+        let (there, slides) = match did {
+            Did::Create => return None,
+            Did::Write { there } => (there, micros(IDLE)),
+            // A read slides when a tenth has passed, so that much may be missing.
+            Did::Read { there } => (there, micros(IDLE - IDLE / 10)),
+        };
+        // A touch that would add less than a tenth is not made, also at the end.
+        let alive = end + micros(SKEW) < self.alive_until.min(self.capped.0 - micros(IDLE / 10));
+        let idle = start > self.idle_from + self.grace;
+        let capped = start > self.capped.1 + self.grace;
+        if alive && end > self.created + micros(IDLE) + self.grace {
+            proofs.slid += 1;
+        }
+        proofs.idled += u64::from(idle && used == Use::LeftAlone);
+        proofs.capped += u64::from(capped && used != Use::LeftAlone);
+        let age = (start - self.created.min(start)) / 1000;
+        if there {
+            self.alive_until = self.alive_until.max(start + slides);
+            self.idle_from = end + micros(IDLE);
+        }
+        match (there, alive, capped, idle) {
+            (false, true, ..) => Some(format!("gone {age} ms after it was made, though it was in use")),
+            (true, _, true, _) => Some(format!("there {age} ms after it was made; the maximum is {MOST:?}")),
+            (true, _, _, true) => {
+                Some(format!("there {age} ms after it was made, unused for more than {IDLE:?}"))
+            }
+            _ => None,
+        }
+    }
+}
