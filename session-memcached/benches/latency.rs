@@ -1,4 +1,4 @@
-//! `cargo bench -p session-memcached`: a session's update against the classical way, and the lock from hand to hand.
+//! `cargo bench -p session-memcached [-- latency | -- handover]`: a session's update against the classical way, and the lock from hand to hand.
 //!
 //! The classical way is what session handlers on memcached do: `add` a lock, `gets`, `cas`, `delete` the lock without waiting for the
 //! answer; three waits, spoken by memcache-async on one connection without pool, timeout or checks. All ways take turns in one
@@ -21,6 +21,7 @@ use std::{env, net::SocketAddr, time::Duration};
 use tokio::{
     io::{BufReader, BufWriter},
     net::TcpStream,
+    runtime::Builder,
     time::Instant,
 };
 
@@ -37,28 +38,34 @@ struct Way {
     times: Vec<Duration>,
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let arguments: Vec<_> = env::args().collect();
+    let given = |name: &str| arguments.iter().any(|argument| argument == name);
+    let (quick, several) = (given("--test"), Builder::new_multi_thread().enable_all().build().unwrap());
     if let [_, worker, url, id] = &arguments[..]
         && worker == "handover-worker"
     {
-        return handover::work(url, id).await;
+        return several.block_on(handover::work(url, id));
     }
-    let quick = arguments.iter().any(|argument| argument == "--test");
     let rounds = if quick { 2 } else { 40 };
-    for (name, round_trip, batch) in
-        [("loopback", None, 100), ("round trips of 0.7 ms", Some(Duration::from_micros(700)), 12)]
-    {
-        let server = MemcachedServer::start().await.unwrap();
-        let server = match round_trip {
-            Some(delay) => server.behind_proxy(delay).await.unwrap(),
-            None => server,
-        };
-        println!("\n{name}, 1 KiB, one task, {rounds} turns of {batch}:");
-        latency(&server, rounds, batch).await;
+    if !given("handover") {
+        // One thread: the way to the server and back is measured, not the way from one thread to another.
+        let one = Builder::new_current_thread().enable_all().build().unwrap();
+        one.block_on(async {
+            let server = MemcachedServer::start().await.unwrap();
+            println!("\nloopback, 1 KiB, one task, {rounds} turns of 100:");
+            latency(&server, rounds, 100).await;
+        });
+        several.block_on(async {
+            let round_trip = Duration::from_micros(700);
+            let server = MemcachedServer::start().await.unwrap().behind_proxy(round_trip).await.unwrap();
+            println!("\nround trips of 0.7 ms, 1 KiB, one task, {rounds} turns of 12:");
+            latency(&server, rounds, 12).await;
+        });
     }
-    handover::bench(quick).await;
+    if !given("latency") {
+        several.block_on(handover::bench(quick));
+    }
 }
 
 async fn latency(server: &MemcachedServer, rounds: usize, batch: usize) {

@@ -1,27 +1,4 @@
 //! Which servers, and how to use them, from a struct or from a URL.
-//!
-//! ```
-//! use session_memcached::{MemcachedConfig, Protocol};
-//! use std::time::Duration;
-//!
-//! let config = MemcachedConfig::from_url("memcached://10.0.0.1,10.0.0.2:11311?prefix=shop:&timeout=500ms")?;
-//! assert_eq!(config.servers.len(), 2);
-//! assert_eq!((config.servers[0].port, config.servers[1].port), (11211, 11311));
-//! assert_eq!((config.prefix.as_str(), config.timeout), ("shop:", Duration::from_millis(500)));
-//!
-//! let mut same = MemcachedConfig::server("10.0.0.1", 11211);
-//! same.protocol = Protocol::Plain;
-//!
-//! let error = MemcachedConfig::from_url("memcached://localhost?prefex=shop:").unwrap_err();
-//! assert!(error.to_string().contains("prefex") && error.to_string().contains("prefix"));
-//! # Ok::<(), session_core::Error>(())
-//! ```
-//!
-//! A URL is `memcached://host[:11211][,host[:port]]…[?option=value&…]`, a host being a name, an IPv4 address or an IPv6
-//! address in brackets. The options are the fields of [`MemcachedConfig`]: `prefix`, `protocol` (`auto`, `plain`, `meta`), `timeout`
-//! (`500ms`, `2s`), `pool` (connections) and `max_value` (bytes). Nothing is percent-decoded: no value needs it.
-//!
-//! There is no user and no password: memcached's own access control is the network. A URL that names them is refused.
 
 use session_core::{Error, ErrorKind, Result};
 use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
@@ -36,6 +13,28 @@ pub const MAX_SERVERS: usize = 1024;
 const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 
 /// How to use memcached. The fields have defaults that fit a server nearby.
+///
+/// As a URL it is `memcached://host[:11211][,host[:port]]…[?option=value&…]`, a host being a name, an IPv4 address or an IPv6
+/// address in brackets. The options are the fields: `prefix`, `protocol` (`auto`, `plain`, `meta`), `timeout` (`500ms`, `2s`), `pool`
+/// (connections) and `max_value` (bytes). Nothing is percent-decoded: no value needs it. There is no user and no password:
+/// memcached's own access control is the network, and a URL that names them is refused.
+///
+/// ```
+/// use session_memcached::{MemcachedConfig, Protocol};
+/// use std::time::Duration;
+///
+/// let config = MemcachedConfig::from_url("memcached://10.0.0.1,10.0.0.2:11311?prefix=shop:&timeout=500ms")?;
+/// assert_eq!(config.servers.len(), 2);
+/// assert_eq!((config.servers[0].port, config.servers[1].port), (11211, 11311));
+/// assert_eq!((config.prefix.as_str(), config.timeout), ("shop:", Duration::from_millis(500)));
+///
+/// let mut same = MemcachedConfig::server("10.0.0.1", 11211);
+/// same.protocol = Protocol::Plain;
+///
+/// let error = MemcachedConfig::from_url("memcached://localhost?prefex=shop:").unwrap_err();
+/// assert!(error.to_string().contains("prefex") && error.to_string().contains("prefix"));
+/// # Ok::<(), session_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemcachedConfig {
@@ -137,7 +136,7 @@ impl MemcachedConfig {
         }
     }
 
-    /// Reads a URL, as described [above](crate::config).
+    /// Reads a URL, as described [above](Self).
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`], naming what is wrong; for an unknown option, naming those that there are.

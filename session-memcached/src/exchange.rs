@@ -48,6 +48,14 @@ pub(crate) struct Asked {
     pub(crate) record: Sight,
 }
 
+/// The reply to a write that is followed by a read.
+#[derive(Debug)]
+pub(crate) struct WrittenAndRead {
+    /// The write. A refusal was read whole, like any other reply.
+    pub(crate) written: Result<Swapped, Fault>,
+    pub(crate) item: Option<Item>,
+}
+
 /// The reply to a write that is followed by a release.
 #[derive(Debug)]
 pub(crate) struct WrittenAndFreed {
@@ -134,6 +142,24 @@ impl Connection {
         Ok(Asked { added, lock, record })
     }
 
+    /// Writes one item iff its number is this one, then reads another. One round trip in the meta protocol, two in the plain one.
+    pub(crate) async fn swap_and_get(
+        &mut self,
+        (key, value, exptime, cas): (&str, &[u8], u32, u64),
+        other: &str,
+    ) -> Result<WrittenAndRead, Fault> {
+        if !self.facts.meta {
+            let written = Ok(self.swap(key, value, exptime, cas).await?);
+            return Ok(WrittenAndRead { written, item: self.get(other).await? });
+        }
+        let opaque = self.next_opaque();
+        let request = Request::default().swap(key, value, exptime, cas).get(other, opaque);
+        request.send(&mut self.wire).await?;
+        let written = or_refused(meta::swapped(&mut self.wire).await)?;
+        let item = meta::item(&mut self.wire, self.facts.max_item, opaque).await?;
+        Ok(WrittenAndRead { written, item })
+    }
+
     /// Writes the record, then deletes the lock, each iff its number is this one. One round trip; the meta protocol only.
     pub(crate) async fn swap_and_remove(
         &mut self,
@@ -143,11 +169,16 @@ impl Connection {
         let opaque = self.next_opaque();
         let request = Request::default().swap(record, value, exptime, cas).remove(lock, lock_cas, opaque);
         request.send(&mut self.wire).await?;
-        let written = match meta::swapped(&mut self.wire).await {
-            Err(broken @ (Fault::Io(_) | Fault::Garbled(_))) => return Err(broken),
-            written => written,
-        };
+        let written = or_refused(meta::swapped(&mut self.wire).await)?;
         let freed = meta::changed(&mut self.wire, opaque).await?;
         Ok(WrittenAndFreed { written, freed })
+    }
+}
+
+/// After a refusal the next reply comes as it would have; after anything else nothing is certain.
+fn or_refused<T>(reply: Result<T, Fault>) -> Result<Result<T, Fault>, Fault> {
+    match reply {
+        Err(broken @ (Fault::Io(_) | Fault::Garbled(_))) => Err(broken),
+        reply => Ok(reply),
     }
 }

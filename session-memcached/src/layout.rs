@@ -6,7 +6,7 @@
 //! | 16 | the version of the record, or the token of the lock |
 //! | 8 | when it ends: milliseconds since 1970 by the server's clock, big-endian |
 //! | 4 | CRC-32 of the session's key and all other bytes, big-endian |
-//! | rest | the record; nothing for a lock |
+//! | rest | the record; of a lock the tokens of those who wait, 16 bytes each, the first in line first |
 //!
 //! The checksum covers the key, so that a value which belongs to another session is noticed whatever brought it here:
 //! damaged or foreign, never taken for this session's data.
@@ -34,7 +34,7 @@ pub(crate) struct Value {
     pub(crate) stamp: [u8; 16],
     /// Milliseconds since 1970.
     pub(crate) ends: u64,
-    /// The record.
+    /// The record, or the queue.
     pub(crate) data: Bytes,
 }
 

@@ -1,6 +1,71 @@
-//! Sessions in memcached.
-mod backoff;
-pub mod config;
+//! Sessions in memcached: every write compares, and what memcached forgets is gone and never wrong.
+//!
+//! ```no_run
+//! use session_core::{Key, Sessions};
+//! use session_memcached::{MemcachedConfig, MemcachedStore};
+//!
+//! const CART: Key<Vec<String>> = Key::new("cart");
+//!
+//! # async fn run() -> session_core::Result<()> {
+//! let config = MemcachedConfig::from_url("memcached://10.0.0.1,10.0.0.2?prefix=shop:")?;
+//! let sessions = Sessions::builder(MemcachedStore::connect(&config).await?).build()?;
+//! let session = sessions.create();
+//! session.update(CART, |cart| cart.push("book".into()))?;
+//! session.commit().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it promises
+//! No update is lost and no session revived among the writes that memcached still has. memcached itself keeps nothing when it ends,
+//! and drops what it likes when its memory is full; then a session is `Missing`, as if it had expired. A lock can be dropped like
+//! anything else: two may then believe to hold it, and the version decides between their writes. There is no fencing (a lock orders
+//! those who take it, and stops nobody else) and no index of users.
+//!
+//! | operation | round trips, meta protocol | plain protocol |
+//! |---|---|---|
+//! | load, insert | 1 | 1 |
+//! | replace after a load here | 1 | 1 |
+//! | touch after a load here | 1, without the record | 2, with the record |
+//! | delete | 2 | 2 |
+//! | lock and load | 1 | 2 |
+//! | write and unlock after that | 1; 2 when others wait or waited | 3 |
+//!
+//! The meta protocol is used where the server speaks it (from 1.6.18 on), the plain one otherwise; both read each other's sessions.
+//!
+//! # Versions
+//! A version is 16 random bytes in the header of the record. What memcached compares is its own cas number, which the driver
+//! remembers from the load to the write that follows; when it does not know the number, it reads the record, compares the version, and
+//! writes by the number just read.
+//!
+//! After a restart memcached counts from the beginning, so another record can have the remembered number. It is therefore used only
+//! on a connection that was open before the number was asked for: that connection ends with the process that gave it. A
+//! writer from before a restart overwrites nothing made after it (`tests/driver/restart.rs` makes the numbers meet). What remains is a
+//! middleman that keeps a client's connection open while it changes the server behind it: put none between.
+//!
+//! # Locks
+//! A lock is an item with the holder's token and those of up to 64 waiters. Who releases it hands it to the first of them, who has a second to
+//! claim it; so waiters are served in turn, also those of other processes. memcached wakes nobody: the next in line asks
+//! again and again for some milliseconds, then with pauses of up to 4 ms.
+//!
+//! # Several servers
+//! A session and its lock are on one server, chosen by consistent hashing of the servers' names. One that does not answer is
+//! [`Unavailable`](session_core::ErrorKind::Unavailable) for its sessions, and never replaced by another: its return would bring back what was destroyed
+//! meanwhile. When it comes back empty its sessions are `Missing`.
+//!
+//! # Times and sizes
+//! memcached counts whole seconds: times to live are rounded up so that nothing expires early, and end up to two seconds late. Those over
+//! 30 days are sent as dates, by the *server's* clock as it told at connect. The longest record is what the server's item limit
+//! (`-I`) leaves; a longer one is refused before anything is sent.
+//!
+//! # memcache-async
+//! The crate speaks the classic commands here: `version`, `gets`, `add` and `cas`, one request and one reply at a time. Not used are its
+//! `set`, `append` and `delete`, which do not wait for the answer and so take a refusal for success. What it does not have (the meta
+//! commands, several commands in one request) is written beside it on the same stream. Since a cancelled call of it leaves its reply on the
+//! connection for the next one, a connection that did not see its reply to the end is closed, always; each value also carries a
+//! checksum over its session's key, so that a mixed-up reply would be [`Damaged`](session_core::ErrorKind::Damaged) and not another's session.
+
+mod attempt;
+mod config;
 mod connection;
 mod exchange;
 mod fault;
@@ -8,12 +73,13 @@ mod hints;
 mod item;
 mod key;
 mod layout;
-pub mod lock;
+mod lock;
 mod meta;
 mod plain;
 mod ring;
 mod server;
-pub mod store;
+mod store;
+mod waiting;
 
-pub use config::{MemcachedConfig, Node, Protocol};
+pub use config::{DEFAULT_PORT, MAX_PREFIX, MAX_SERVERS, MemcachedConfig, Node, Protocol};
 pub use store::MemcachedStore;

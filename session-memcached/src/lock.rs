@@ -1,4 +1,4 @@
-//! The lock: an item beside the record that is added with a token, and deleted by who finds its token in it.
+//! The lock: an item beside the record that is added with a token, and freed by who finds its token in it.
 //!
 //! ```no_run
 //! use session_core::{Loaded, LockingStore, Put, Replaced, SessionId, SystemRandom, Token};
@@ -17,294 +17,153 @@
 //! ```
 
 use crate::{
-    backoff::Backoff,
-    exchange::{Asked, Look, Sight},
-    hints::Hint,
-    item::{Item, Swapped},
-    key::Keys,
-    layout::{self, Kind},
-    server::Lease,
+    attempt::{Attempt, Joined, Taken},
+    exchange::{Look, Sight},
+    item::Swapped,
     store::{Inner, MemcachedStore, New, encode},
+    waiting::Pauses,
 };
 use async_trait::async_trait;
 use session_core::{
-    Acquired, Deleted, Effect, Error, ErrorKind, Grant, Held, Loaded, LockingStore, Put, Released, Renewed,
-    Replaced, Result, SessionLock, StorageKey, Token, Version,
+    Acquired, Deleted, Effect, Grant, Held, Loaded, LockingStore, Put, Released, Renewed, Replaced, Result,
+    SessionLock, StorageKey, Token, Version,
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// What came of asking for a lock once.
-#[derive(Debug)]
-enum Taken {
-    Granted(Sight),
-    Held(Held),
-    /// There is no record, and the lock, if it was taken, is free again.
-    Missing,
-}
-
 impl Inner {
-    fn lock_value(
-        &self,
-        lease: &Lease<'_>,
-        key: &StorageKey,
-        token: &Token,
-        ends: u64,
-    ) -> Result<(Vec<u8>, u32)> {
-        let clock = lease.facts()?.clock;
-        let left = Duration::from_millis(ends.saturating_sub(clock.now()));
-        Ok((layout::encode(Kind::Lock, key, token.as_bytes(), ends, b""), clock.exptime(left)))
-    }
-
-    /// The token in a lock, and when it says that it ends.
-    fn read_lock(&self, key: &StorageKey, item: &Item, operation: &'static str) -> Result<(Token, u64)> {
-        let value = layout::decode(Kind::Lock, key, &item.value)
-            .ok_or_else(|| Error::new(ErrorKind::Damaged, operation).with_context("the lock"))?;
-        Ok((Token::from_bytes(value.stamp), value.ends))
-    }
-
-    /// Asks once, and again only when the lock changed between two looks at it.
-    async fn take(
-        &self,
-        lease: &mut Lease<'_>,
-        key: &StorageKey,
-        token: &Token,
+    /// Asks until it is granted, there is no record, or `wait` is over; pauses in between without a connection.
+    ///
+    /// The record is looked at as `first` says, and by those who wait only for whether it is there: what they need is
+    /// read when the lock is theirs.
+    async fn take_within<'a>(
+        &'a self,
+        key: &'a StorageKey,
+        token: &'a Token,
         length: Duration,
-        look: Look,
+        wait: Duration,
+        first: Look,
         operation: &'static str,
-    ) -> Result<Taken> {
-        let keys = self.keys(key);
+    ) -> Result<(Attempt<'a>, Taken)> {
+        let deadline = Instant::now() + wait;
+        let mut pauses = Pauses::default();
+        let mut look = first;
         loop {
-            let ends = lease.facts()?.clock.end_of(length);
-            let (value, exptime) = self.lock_value(lease, key, token, ends)?;
-            let Asked { added, lock, record } =
-                lease.ask(&keys.lock, &value, exptime, &keys.data, look).await?;
-            let held = match &lock {
-                // Just added and not read, or evicted at once: the version check does not need it.
-                None if added => None,
-                None => continue,
-                Some(item) => {
-                    let (holder, until) = self.read_lock(key, item, operation)?;
-                    if holder == *token {
-                        self.tokens.keep(
-                            key,
-                            *token.as_bytes(),
-                            Hint { cas: item.cas, asked: lease.asked(), ends },
-                        );
-                        None
-                    } else {
-                        let left = lease.left(item, until)?.max(Duration::from_secs(1));
-                        Some(Held { retry_after: Some(left) })
-                    }
-                }
+            let mut attempt = Attempt::new(self, key, token, operation).await?;
+            let state = match attempt.take(length, look).await? {
+                Taken::Held(state) => state,
+                taken => return Ok((attempt, taken)),
             };
-            if matches!(record, Sight::Nothing) {
-                if held.is_none() {
-                    let (Released::Freed | Released::Lost) =
-                        self.release(lease, key, token, operation).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if state.place_of(token).is_some() {
+                    let (Released::Freed | Released::Lost) = attempt.release().await?;
                 }
-                return Ok(Taken::Missing);
+                return Ok((attempt, Taken::Held(state)));
             }
-            if let Some(held) = held {
-                return Ok(Taken::Held(held));
+            if look == Look::Read {
+                look = Look::Probe;
             }
-            // Ours since before: the lease begins anew.
-            if !added && !self.renew(lease, key, &keys, token, ends, operation).await? {
-                continue;
-            }
-            return Ok(Taken::Granted(record));
-        }
-    }
-
-    /// Whether the lock was this token's, and now ends then.
-    async fn renew(
-        &self,
-        lease: &mut Lease<'_>,
-        key: &StorageKey,
-        keys: &Keys,
-        token: &Token,
-        ends: u64,
-        operation: &'static str,
-    ) -> Result<bool> {
-        let (value, exptime) = self.lock_value(lease, key, token, ends)?;
-        loop {
-            let Some(item) = lease.get(&keys.lock).await? else { return Ok(false) };
-            if self.read_lock(key, &item, operation)?.0 != *token {
-                return Ok(false);
-            }
-            self.tokens.forget(key, *token.as_bytes());
-            match lease.swap(&keys.lock, &value, exptime, item.cas).await? {
-                Swapped::Done => return Ok(true),
-                Swapped::Missing => return Ok(false),
-                Swapped::Changed => {}
-            }
-        }
-    }
-
-    /// Frees the lock iff it is this token's. By the number that it had when it was taken, where that means something; else it is
-    /// read, its token compared, and deleted by the number just read.
-    async fn release(
-        &self,
-        lease: &mut Lease<'_>,
-        key: &StorageKey,
-        token: &Token,
-        operation: &'static str,
-    ) -> Result<Released> {
-        let keys = self.keys(key);
-        let mut number = lease.number(self.tokens.get(key, *token.as_bytes()));
-        self.tokens.forget(key, *token.as_bytes());
-        loop {
-            let cas = match number.take() {
-                Some(cas) => cas,
-                None => {
-                    let Some(item) = lease.get(&keys.lock).await? else { return Ok(Released::Lost) };
-                    if self.read_lock(key, &item, operation)?.0 != *token {
-                        return Ok(Released::Lost);
-                    }
-                    item.cas
+            let Joined::At(place) = attempt.join(&state).await? else { continue };
+            drop(attempt);
+            loop {
+                let pause = pauses.next(state.holder, place, &*self.random)?.min(left);
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                    break;
                 }
-            };
-            match lease.remove(&keys.lock, cas).await? {
-                Swapped::Done => return Ok(Released::Freed),
-                Swapped::Missing => return Ok(Released::Lost),
-                Swapped::Changed => {}
+                // The next in line, behind a holder that is new: it looks at nothing else until the lock changes.
+                tokio::task::yield_now().await;
+                if Attempt::new(self, key, token, operation).await?.has_changed(&state).await? {
+                    break;
+                }
             }
         }
     }
 
-    /// A release that is no reason to call the write before it failed: the lock ends with its lease.
-    async fn release_after(&self, lease: &mut Lease<'_>, grant: &Grant, operation: &'static str) {
-        if let Err(error) = self.release(lease, grant.key(), grant.token(), operation).await {
-            tracing::warn!(%error, "a lock could not be released after the write");
-        }
-    }
-
-    /// Writes and releases in one round trip, if both numbers are known. `None`: not so, or the write was refused; the lock is
-    /// then held as before.
+    /// Writes and releases in one round trip, if both numbers are known and nobody waits. `None`: not so, or the write was refused; the
+    /// lock is then held as before.
     ///
     /// The commands of one request do not depend on each other: the lock is deleted also when the write was refused. It is then
     /// taken again at once, for what was left of its lease. Somebody else can come in between; a write of ours has not
     /// happened then, and the version still decides about the next.
     async fn replace_and_release_at_once(
         &self,
-        lease: &mut Lease<'_>,
-        grant: &Grant,
+        attempt: &mut Attempt<'_>,
         expected: Version,
         new: &New<'_>,
-        operation: &'static str,
     ) -> Result<Option<Replaced>> {
-        let (key, token) = (grant.key(), *grant.token().as_bytes());
+        let (key, token) = (attempt.key, *attempt.token.as_bytes());
+        let lease = &mut attempt.lease;
         let (version, lock) = (self.versions.get(key, expected.to_bytes()), self.tokens.get(key, token));
-        let (Some(cas), Some(lock_cas), true) =
-            (lease.number(version), lease.number(lock), lease.facts()?.meta)
-        else {
-            return Ok(None);
-        };
-        let keys = self.keys(key);
+        let Some(cas) = lease.number(version) else { return Ok(None) };
         let (value, exptime) = encode(lease, key, new)?;
-        let record = (keys.data.as_str(), value.as_slice(), exptime, cas);
-        let (written, freed) = lease.swap_and_remove(record, (&keys.lock, lock_cas)).await?;
-        self.tokens.forget(key, token);
+        let write = (attempt.keys.data.as_str(), value.as_slice(), exptime, cas);
         self.versions.forget(key, expected.to_bytes());
-        let replaced = match written {
-            Ok(Swapped::Done) => Replaced::Done(new.version),
-            Ok(Swapped::Missing) => Replaced::Missing,
-            Ok(Swapped::Changed) | Err(_) => {
-                if freed == Swapped::Done
-                    && let Some(hint) = lock
-                {
-                    let back = self.take_back(lease, grant, hint.ends, operation).await;
-                    back.map_err(|error| error.with_effect(Effect::None))?; // the write did not happen
-                }
-                return written.map(|_| None);
+        let (Some(lock_cas), Some(hint), true) = (lease.number(lock), lock, lease.facts()?.meta) else {
+            // Its number is not known: it was handed over, or somebody waits. It is read together with the write.
+            let (written, lock) = lease.swap_and_get(write, &attempt.keys.lock).await?;
+            let Some(replaced) = replaced(written?, new) else { return Ok(None) };
+            match attempt.let_go(lock).await {
+                Ok(Some(_)) => {}
+                Ok(None) => attempt.release_after().await,
+                Err(error) => tracing::warn!(%error, "a lock could not be released after the write"),
             }
+            return Ok(Some(replaced));
         };
-        if freed == Swapped::Changed {
-            self.release_after(lease, grant, operation).await; // renewed since, or another's
+        let (written, freed) = lease.swap_and_remove(write, (&attempt.keys.lock, lock_cas)).await?;
+        self.tokens.forget(key, token);
+        let replaced = written.map(|written| replaced(written, new));
+        match (&replaced, freed) {
+            (Ok(Some(_)), Swapped::Changed) => attempt.release_after().await, // renewed, or waited for
+            (Ok(None) | Err(_), Swapped::Done) => {
+                // The write did not happen, whatever becomes of this.
+                attempt.take_back(hint.ends).await.map_err(|error| error.with_effect(Effect::None))?;
+            }
+            _ => {}
         }
-        Ok(Some(replaced))
-    }
-
-    async fn take_back(
-        &self,
-        lease: &mut Lease<'_>,
-        grant: &Grant,
-        ends: u64,
-        operation: &'static str,
-    ) -> Result<()> {
-        let (value, exptime) = self.lock_value(lease, grant.key(), grant.token(), ends)?;
-        let keys = self.keys(grant.key());
-        if !lease.add(&keys.lock, &value, exptime).await? {
-            tracing::debug!(operation, "a lock was lost to another while its write was refused");
-        }
-        Ok(())
+        replaced
     }
 }
 
-impl Inner {
-    /// Asks until it is granted, there is no record, or `wait` is over; sleeps in between, without a connection.
-    ///
-    /// The record is looked at as `first` says, and by those who wait only for whether it is there: what they need is
-    /// read when the lock is theirs.
-    async fn take_within(
-        &self,
-        key: &StorageKey,
-        token: &Token,
-        length: Duration,
-        wait: Duration,
-        first: Look,
-        operation: &'static str,
-    ) -> Result<(Lease<'_>, Taken)> {
-        let deadline = Instant::now() + wait;
-        let mut backoff = Backoff::default();
-        let mut look = first;
-        loop {
-            let mut lease = self.lease(key, operation).await?;
-            let taken = self.take(&mut lease, key, token, length, look, operation).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !matches!(taken, Taken::Held(_)) || left.is_zero() {
-                return Ok((lease, taken));
-            }
-            drop(lease);
-            sleep(backoff.next(&*self.random)?.min(left)).await;
-            if look == Look::Read {
-                look = Look::Probe;
-            }
-        }
+/// `None`: the number was not right.
+fn replaced(written: Swapped, new: &New<'_>) -> Option<Replaced> {
+    match written {
+        Swapped::Done => Some(Replaced::Done(new.version)),
+        Swapped::Missing => Some(Replaced::Missing),
+        Swapped::Changed => None,
     }
 }
 
 #[async_trait]
 impl SessionLock for MemcachedStore {
-    /// One round trip where the lock is free. Waits by asking again, after pauses of a few milliseconds.
+    /// One round trip where the lock is free. Otherwise it waits in the lock's queue, and looks again and again: memcached wakes
+    /// nobody.
     async fn acquire(
         &self,
         key: &StorageKey,
         token: Token,
-        lease: Duration,
+        length: Duration,
         wait: Duration,
     ) -> Result<Acquired> {
-        let (_, taken) = self.0.take_within(key, &token, lease, wait, Look::Away, "acquire").await?;
+        let (_, taken) = self.0.take_within(key, &token, length, wait, Look::Away, "acquire").await?;
         Ok(match taken {
             Taken::Granted(_) => Acquired::Granted(Grant::new(*key, token)),
-            Taken::Held(held) => Acquired::Held(held),
+            Taken::Held(state) => Acquired::Held(Held { retry_after: Some(state.left) }),
             Taken::Missing => Acquired::Held(Held::default()), // nobody looked
         })
     }
 
     /// Two round trips: the token is read, and written again if it is still what was read.
     async fn renew(&self, grant: &Grant, length: Duration) -> Result<Renewed> {
-        let (key, token) = (grant.key(), grant.token());
-        let mut lease = self.0.lease(key, "renew").await?;
-        let ends = lease.facts()?.clock.end_of(length);
-        let renewed = self.0.renew(&mut lease, key, &self.0.keys(key), token, ends, "renew").await?;
-        Ok(if renewed { Renewed::Extended } else { Renewed::Lost })
+        let mut attempt = Attempt::new(&self.0, grant.key(), grant.token(), "renew").await?;
+        let ends = attempt.end_of(length)?;
+        Ok(if attempt.renew(ends).await? { Renewed::Extended } else { Renewed::Lost })
     }
 
-    /// One round trip where the lock's number is still known here, else two.
+    /// One round trip where the lock's number is still known here and nobody waits, else two.
     async fn release(&self, grant: &Grant) -> Result<Released> {
-        let mut lease = self.0.lease(grant.key(), "release").await?;
-        self.0.release(&mut lease, grant.key(), grant.token(), "release").await
+        Attempt::new(&self.0, grant.key(), grant.token(), "release").await?.release().await
     }
 }
 
@@ -319,40 +178,38 @@ impl LockingStore for MemcachedStore {
         wait: Duration,
     ) -> Result<Loaded> {
         const NAME: &str = "acquire_and_load";
-        let (mut lease, taken) = self.0.take_within(key, &token, length, wait, Look::Read, NAME).await?;
+        let (mut attempt, taken) = self.0.take_within(key, &token, length, wait, Look::Read, NAME).await?;
         let found = match taken {
-            Taken::Held(held) => return Ok(Loaded::Held(held)),
+            Taken::Held(state) => return Ok(Loaded::Held(Held { retry_after: Some(state.left) })),
             Taken::Missing => return Ok(Loaded::Missing),
-            Taken::Granted(Sight::Record(item)) => self.0.read(&lease, key, &item, NAME).map(Some),
-            Taken::Granted(_) => self.0.look(&mut lease, key, &self.0.keys(key), NAME).await,
+            Taken::Granted(Sight::Record(item)) => self.0.read(&attempt.lease, key, &item, NAME).map(Some),
+            Taken::Granted(_) => self.0.look(&mut attempt.lease, key, &attempt.keys, NAME).await,
         };
-        let grant = Grant::new(*key, token);
         match found {
-            Ok(Some(found)) => return Ok(Loaded::Granted(grant, found.stored)),
-            Ok(None) => self.0.release(&mut lease, key, &token, NAME).await.map(|_| Loaded::Missing),
+            Ok(Some(found)) => Ok(Loaded::Granted(Grant::new(*key, token), found.stored)),
+            Ok(None) => attempt.release().await.map(|_| Loaded::Missing),
             Err(error) => {
-                self.0.release_after(&mut lease, &grant, NAME).await;
+                attempt.release_after().await;
                 Err(error)
             }
         }
     }
 
-    /// One round trip after an [`acquire_and_load`](Self::acquire_and_load) of this process, with the meta protocol.
+    /// After an [`acquire_and_load`](Self::acquire_and_load) of this process one round trip with the meta protocol, two when others wait
+    /// or waited; three with the plain one.
     ///
     /// A write that is refused there has released the lock, too: it is taken again before `Conflict` is answered. In between,
     /// for one round trip, another can get it; then this grant has lost it, as it can at any time on a server that evicts.
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
         const NAME: &str = "replace_and_release";
         let new = self.0.new_record(put, NAME)?;
-        let mut lease = self.0.lease(grant.key(), NAME).await?;
-        if let Some(replaced) =
-            self.0.replace_and_release_at_once(&mut lease, grant, expected, &new, NAME).await?
-        {
+        let mut attempt = Attempt::new(&self.0, grant.key(), grant.token(), NAME).await?;
+        if let Some(replaced) = self.0.replace_and_release_at_once(&mut attempt, expected, &new).await? {
             return Ok(replaced);
         }
-        let replaced = self.0.replace(&mut lease, grant.key(), expected, &new, NAME).await?;
+        let replaced = self.0.replace(&mut attempt.lease, grant.key(), expected, &new, NAME).await?;
         if matches!(replaced, Replaced::Done(_) | Replaced::Missing) {
-            self.0.release_after(&mut lease, grant, NAME).await;
+            attempt.release_after().await;
         }
         Ok(replaced)
     }
@@ -360,9 +217,9 @@ impl LockingStore for MemcachedStore {
     /// Three round trips: the record is read, deleted if it is still that, and then the lock.
     async fn delete_and_release(&self, grant: &Grant) -> Result<Deleted> {
         const NAME: &str = "delete_and_release";
-        let mut lease = self.0.lease(grant.key(), NAME).await?;
-        let deleted = self.0.delete(&mut lease, grant.key(), NAME).await?;
-        self.0.release_after(&mut lease, grant, NAME).await;
+        let mut attempt = Attempt::new(&self.0, grant.key(), grant.token(), NAME).await?;
+        let deleted = self.0.delete(&mut attempt.lease, grant.key(), NAME).await?;
+        attempt.release_after().await;
         Ok(deleted)
     }
 }

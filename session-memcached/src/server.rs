@@ -3,7 +3,7 @@
 use crate::{
     config::{MemcachedConfig, Node},
     connection::{ConnectError, Connection, Connector, Facts},
-    exchange::{Asked, Look, WrittenAndFreed},
+    exchange::{Asked, Look, WrittenAndFreed, WrittenAndRead},
     fault::Fault,
     hints::{Hint, Ticks},
     item::{Item, Swapped},
@@ -170,6 +170,18 @@ impl Lease<'_> {
         let (connection, deadline) = self.begin()?;
         let outcome = timeout_at(deadline, connection.ask(lock, value, exptime, record, look)).await;
         self.end(outcome, Effect::Unknown)
+    }
+
+    pub(crate) async fn swap_and_get(
+        &mut self,
+        write: (&str, &[u8], u32, u64),
+        other: &str,
+    ) -> Result<(Result<Swapped>, Option<Item>)> {
+        self.fits(write.0, write.1)?;
+        let (connection, deadline) = self.begin()?;
+        let outcome = timeout_at(deadline, connection.swap_and_get(write, other)).await;
+        let WrittenAndRead { written, item } = self.end(outcome, Effect::Unknown)?;
+        Ok((written.map_err(|refusal| self.error(refusal, Effect::Unknown)), item))
     }
 
     pub(crate) async fn swap_and_remove(

@@ -1,16 +1,4 @@
 //! The store: records behind versions.
-//!
-//! ```no_run
-//! use session_core::{Durability, SessionStore, Sessions};
-//! use session_memcached::{MemcachedConfig, MemcachedStore};
-//!
-//! # async fn run() -> session_core::Result<()> {
-//! let store = MemcachedStore::connect(&MemcachedConfig::server("localhost", 11211)).await?;
-//! assert_eq!(store.capabilities().durability, Durability::Volatile);
-//! assert!(store.capabilities().may_evict && !store.capabilities().fencing);
-//! let sessions = Sessions::builder(store).build()?;
-//! # Ok(()) }
-//! ```
 
 use crate::{
     config::MemcachedConfig,
@@ -34,6 +22,18 @@ const DELETE_TRIES: usize = 256;
 /// Sessions in memcached, on one or several servers. Cheap to clone; clones share the connections.
 ///
 /// See the [crate's documentation](crate) for what it promises.
+///
+/// ```no_run
+/// use session_core::{Durability, SessionStore, Sessions};
+/// use session_memcached::{MemcachedConfig, MemcachedStore};
+///
+/// # async fn run() -> session_core::Result<()> {
+/// let store = MemcachedStore::connect(&MemcachedConfig::server("localhost", 11211)).await?;
+/// assert_eq!(store.capabilities().durability, Durability::Volatile);
+/// assert!(store.capabilities().may_evict && !store.capabilities().fencing);
+/// let sessions = Sessions::builder(store).build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemcachedStore(pub(crate) Arc<Inner>);
 

@@ -2,7 +2,7 @@
 
 use crate::{common::*, with_server};
 use session_core::{Effect, ErrorKind, Inserted, LockingStore as _, Put, Replaced, SessionStore as _};
-use session_memcached::{MemcachedConfig, MemcachedStore, config::MAX_PREFIX};
+use session_memcached::{MAX_PREFIX, MemcachedConfig, MemcachedStore};
 use std::time::Duration;
 
 #[tokio::test]

@@ -1,12 +1,18 @@
 //! The lock: tokens, leases, and what is done together with it.
 
 use crate::{common::*, with_server};
+use session_conformance::servers::memcached::MemcachedServer;
 use session_core::{
     Acquired, Deleted, Grant, Loaded, LockingStore as _, Released, Renewed, Replaced, SessionLock as _,
-    SessionStore as _, Version,
+    SessionStore as _, StorageKey, Version,
 };
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
+
+const WAITERS: usize = 80;
 
 #[tokio::test]
 async fn a_lock_is_held_by_its_token_alone() {
@@ -243,7 +249,8 @@ async fn many_waiters_need_few_connections() {
         insert(&store, &key, "data").await;
         let (grant, _) = lock(&store, &key).await;
         let mut waiters = tokio::task::JoinSet::new();
-        for _ in 0..50 {
+        // More than wait in turn: the others only try.
+        for _ in 0..WAITERS {
             let store = store.clone();
             waiters.spawn(async move { store.acquire_and_load(&key, new_token(), LEASE, LEASE).await });
         }
@@ -260,7 +267,101 @@ async fn many_waiters_need_few_connections() {
             let written = store.replace_and_release(&grant, stored.version, &put("data")).await.unwrap();
             assert!(matches!(written, Replaced::Done(_)));
         }
-        assert_eq!(granted, 50);
+        assert_eq!(granted, WAITERS);
         assert_ne!(load(&store, &key).await.version, Version::from_u64(0));
+    }
+}
+
+/// How many wait, as the lock says.
+async fn waiting(server: &MemcachedServer, key: &StorageKey) -> usize {
+    let reply = server.command(&format!("get {}", lock_key(key))).await.unwrap();
+    let length: usize = reply.split([' ', '\n']).nth(3).and_then(|length| length.parse().ok()).unwrap_or(29);
+    (length - 29) / 16
+}
+
+async fn until_waiting(server: &MemcachedServer, key: &StorageKey, number: usize) {
+    let start = Instant::now();
+    while waiting(server, key).await != number {
+        assert!(start.elapsed() < LEASE, "there are not {number} in the queue");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn waiters_are_served_in_turn() {
+    let server = with_server!();
+    for protocol in BOTH {
+        let (holder, key) = (store(&server, protocol).await, new_key());
+        insert(&holder, &key, "data").await;
+        let (grant, _) = lock(&holder, &key).await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = JoinSet::new();
+        for number in 0..10 {
+            // Each as if in a process of its own.
+            let (store, order) = (store(&server, protocol).await, Arc::clone(&order));
+            waiters.spawn(async move {
+                let Loaded::Granted(grant, stored) =
+                    store.acquire_and_load(&key, new_token(), LEASE, LEASE).await.unwrap()
+                else {
+                    panic!("ten seconds are enough")
+                };
+                order.lock().unwrap().push(number);
+                let done = store.replace_and_release(&grant, stored.version, &put("data")).await.unwrap();
+                assert!(matches!(done, Replaced::Done(_)), "{done:?}");
+            });
+            until_waiting(&server, &key, number + 1).await;
+        }
+        // Neither a renewal nor a writer without the lock disturbs them.
+        assert_eq!(holder.renew(&grant, LEASE).await.unwrap(), Renewed::Extended);
+        let version = load(&holder, &key).await.version;
+        replace(&holder, &key, version, "data").await;
+        assert_eq!(waiting(&server, &key).await, 10);
+
+        release(&holder, &grant).await;
+        while let Some(waiter) = waiters.join_next().await {
+            waiter.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), (0..10).collect::<Vec<_>>());
+        assert_eq!(server.command(&format!("get {}", lock_key(&key))).await.unwrap(), "END", "nobody waits");
+    }
+}
+
+#[tokio::test]
+async fn who_no_longer_waits_is_not_waited_for() {
+    let server = with_server!();
+    for protocol in BOTH {
+        let (one, other) = (store(&server, protocol).await, store(&server, protocol).await);
+        let key = new_key();
+        insert(&one, &key, "data").await;
+        let (grant, _) = lock(&one, &key).await;
+
+        // Out of patience: out of the queue.
+        let held = other.acquire(&key, new_token(), LEASE, Duration::from_millis(30)).await.unwrap();
+        assert!(matches!(held, Acquired::Held(_)));
+        assert_eq!(waiting(&server, &key).await, 0);
+        // Given up and released, as the contract asks: out of the queue.
+        let token = new_token();
+        let wait = other.acquire(&key, token, LEASE, LEASE);
+        tokio::select! {
+            granted = wait => panic!("{granted:?}"),
+            () = until_waiting(&server, &key, 1) => {}
+        }
+        assert_eq!(other.release(&Grant::new(key, token)).await.unwrap(), Released::Lost);
+        assert_eq!(waiting(&server, &key).await, 0);
+        assert_held(&other, &key).await;
+        release(&one, &grant).await;
+        let (grant, _) = lock(&other, &key).await;
+
+        // Killed: the lock is handed over to nobody, and free again after the time to claim it.
+        let wait = one.acquire(&key, new_token(), LEASE, LEASE);
+        tokio::select! {
+            granted = wait => panic!("{granted:?}"),
+            () = until_waiting(&server, &key, 1) => {}
+        }
+        release(&other, &grant).await;
+        let start = Instant::now();
+        let granted = one.acquire(&key, new_token(), LEASE, LEASE).await.unwrap();
+        assert!(matches!(granted, Acquired::Granted(_)), "{granted:?}");
+        assert!(start.elapsed() < 3 * RESOLUTION, "{:?}", start.elapsed());
     }
 }

@@ -9,6 +9,7 @@ mod expiry;
 mod faults;
 mod limits;
 mod locks;
+mod mutants;
 mod outcomes;
 mod restart;
 mod servers;
