@@ -59,9 +59,12 @@ struct Held {
     _seat: Option<OwnedSemaphorePermit>,
 }
 
+/// A lock to be freed; without a reply it is this task's own doing.
+type Release = (i64, Token, Option<oneshot::Sender<Result<bool>>>);
+
 #[derive(Default)]
 struct Batch {
-    releases: Vec<(i64, Token, Option<oneshot::Sender<Result<bool>>>)>,
+    releases: Vec<Release>,
     asks: Vec<Asked>,
     commits: Vec<Commit>,
     wait: Option<(Ask, Duration, OwnedSemaphorePermit)>,
