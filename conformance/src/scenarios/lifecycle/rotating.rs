@@ -41,11 +41,11 @@ async fn rotate(task: &Task<Act>, round: usize, id: &Id) {
 
 /// The ids that rotations of this round were given.
 fn given(found: &Findings<Act>, round: usize) -> Vec<&Id> {
-    let ids = found.of_session(round).filter_map(|operation| match &operation.note {
+    let rotations = found.of_session(round).filter_map(|operation| match &operation.note {
         Act::Rotate(id) => id.as_ref(),
         Act::Write(_) | Act::Destroy => None,
     });
-    ids.collect()
+    rotations.collect()
 }
 
 /// Half of the ranks rotate, the others put items in.
