@@ -10,7 +10,7 @@
 
 use crate::{
     config::Node,
-    connection::{Dialer, Events, Failure, Finder, Link},
+    connection::{Dialer, Events, Failure, Finder, Link, Listener},
 };
 use redis::{Cmd, ErrorKind as Kind, RedisError, Value, aio::MultiplexedConnection, cmd};
 use std::{
@@ -124,12 +124,12 @@ impl Cluster {
 
     pub(crate) async fn dial_for_messages(
         &self,
-        events: Events,
-    ) -> Result<MultiplexedConnection, RedisError> {
+        listener: Arc<Listener>,
+    ) -> Result<(MultiplexedConnection, Events), RedisError> {
         let mut last = RedisError::from((Kind::ClusterConnectionNotFound, "no node of the cluster answers"));
         for node in self.known() {
-            match self.0.dialer.dial(&node, events.clone()).await {
-                Ok(connection) => return Ok(connection),
+            match self.0.dialer.dial_for_messages(&node, Arc::clone(&listener)).await {
+                Ok(dialled) => return Ok(dialled),
                 Err(error) => last = error,
             }
         }
@@ -212,7 +212,7 @@ impl Cluster {
 
 /// What one node knows.
 async fn slots(dialer: &Dialer, node: &Node) -> Result<Map, RedisError> {
-    let mut connection = dialer.dial(node, Events::new(None)).await?;
+    let mut connection = dialer.dial(node, Events::none()).await?;
     let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
     let mut map: Map = ranges.iter().filter_map(|range| self::range(range, node)).collect();
     map.sort_by_key(|(first, ..)| *first);

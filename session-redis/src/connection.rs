@@ -19,7 +19,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 /// The first and the longest pause between two attempts to connect.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
@@ -135,6 +138,16 @@ impl Dialer {
         self.connect(node, user, config.database, events).await
     }
 
+    /// The same, with somebody who listens to it.
+    pub(crate) async fn dial_for_messages(
+        &self,
+        node: &Node,
+        listener: Arc<Listener>,
+    ) -> Result<(MultiplexedConnection, Events), RedisError> {
+        let events = Events { listener: Some(listener), ..Events::none() };
+        Ok((self.dial(node, events.clone()).await?, events))
+    }
+
     /// The TCP connection, TLS, HELLO, SELECT: all within the time to connect.
     pub(crate) async fn connect(
         &self,
@@ -169,13 +182,15 @@ impl Dialer {
         };
         #[cfg(not(feature = "tls"))]
         let client = Client::open(info)?;
-        let lost = Lost(Arc::clone(&events.lost));
+        let owned = Lost(events);
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
             .set_response_timeout(Some(config.response_timeout))
             .set_push_sender(move |event| {
-                let _owned = &lost;
-                events.send(event)
+                if let Some(listener) = &owned.0.listener {
+                    listener(&event);
+                }
+                Ok::<_, SendError>(())
             });
         let dialled = client.get_multiplexed_async_connection_with_config(&settings);
         tokio::time::timeout(config.connect_timeout, dialled)
@@ -184,32 +199,35 @@ impl Dialer {
     }
 }
 
-/// What a connection says by itself.
+/// What a connection says by itself: messages, as they are read, and its end.
 #[derive(Clone)]
 pub(crate) struct Events {
     lost: Arc<AtomicBool>,
-    pushes: Option<tokio::sync::mpsc::UnboundedSender<PushInfo>>,
+    ended: Arc<Notify>,
+    listener: Option<Arc<Listener>>,
 }
 
+/// Called by the task that drives the connection: it must not block. No other task has to wake up in between.
+pub(crate) type Listener = dyn Fn(&PushInfo) + Send + Sync;
+
 impl Events {
-    pub(crate) fn new(pushes: Option<tokio::sync::mpsc::UnboundedSender<PushInfo>>) -> Self {
-        Self { lost: Arc::default(), pushes }
+    pub(crate) fn none() -> Self {
+        Self { lost: Arc::default(), ended: Arc::default(), listener: None }
     }
 
-    fn send(&self, event: PushInfo) -> Result<(), SendError> {
-        match &self.pushes {
-            Some(pushes) => pushes.send(event).map_err(|_| SendError),
-            None => Ok(()),
-        }
+    /// Returns when the connection has ended.
+    pub(crate) async fn ended(&self) {
+        self.ended.notified().await;
     }
 }
 
 /// Owned by the task that drives a connection: however that ends (cut, or with its runtime), the connection is lost.
-struct Lost(Arc<AtomicBool>);
+struct Lost(Events);
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        self.0.store(true, Relaxed);
+        self.0.lost.store(true, Relaxed);
+        self.0.ended.notify_one(); // kept, should nobody wait yet
     }
 }
 
@@ -287,10 +305,10 @@ impl Link {
     /// A connection of one's own to the same server, for messages.
     pub(crate) async fn dial_for_messages(
         &self,
-        events: Events,
-    ) -> Result<MultiplexedConnection, RedisError> {
+        listener: Arc<Listener>,
+    ) -> Result<(MultiplexedConnection, Events), RedisError> {
         let node = self.0.finder.find(&self.0.dialer).await?;
-        self.0.dialer.dial(&node, events).await
+        self.0.dialer.dial_for_messages(&node, listener).await
     }
 
     /// After these a new connection is better than the old one: it was lost, it hangs, or the server is no primary (any
@@ -364,7 +382,7 @@ impl Link {
 
     async fn attempt(&self) -> Result<Live, RedisError> {
         let node = self.0.finder.find(&self.0.dialer).await?;
-        let events = Events::new(None);
+        let events = Events::none();
         let lost = Arc::clone(&events.lost);
         Ok(Live { connection: self.0.dialer.dial(&node, events).await?, lost })
     }

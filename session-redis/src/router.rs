@@ -2,11 +2,12 @@
 
 use crate::{
     config::{RedisConfig, Topology},
-    connection::{Dialer, Events, Failure, Finder, Link},
+    connection::{Dialer, Events, Failure, Finder, Link, Listener},
     script::Call,
 };
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 use session_core::Result;
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Router {
@@ -73,12 +74,12 @@ impl Router {
     /// A connection of its own for messages. In a cluster any node will do: messages reach all of them.
     pub(crate) async fn dial_for_messages(
         &self,
-        events: Events,
-    ) -> Result<MultiplexedConnection, RedisError> {
+        listener: Arc<Listener>,
+    ) -> Result<(MultiplexedConnection, Events), RedisError> {
         match self {
-            Self::One(link) => link.dial_for_messages(events).await,
+            Self::One(link) => link.dial_for_messages(listener).await,
             #[cfg(feature = "cluster")]
-            Self::Cluster(cluster) => cluster.dial_for_messages(events).await,
+            Self::Cluster(cluster) => cluster.dial_for_messages(listener).await,
         }
     }
 }

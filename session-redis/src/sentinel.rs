@@ -51,7 +51,7 @@ impl Sentinels {
 
     async fn ask(&self, dialer: &Dialer, sentinel: &Node) -> Result<Node, RedisError> {
         let user = (self.username.as_deref(), self.password.as_ref());
-        let mut connection = dialer.connect(sentinel, user, 0, Events::new(None)).await?;
+        let mut connection = dialer.connect(sentinel, user, 0, Events::none()).await?;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(&self.name);
         let Some((host, port)) = question.query_async::<Option<(String, u16)>>(&mut connection).await? else {
@@ -60,7 +60,7 @@ impl Sentinels {
         };
         let primary = Node::new(host, port);
         // For a while after a failover a sentinel may still name the old one, which may be back as a replica.
-        let mut server = dialer.dial(&primary, Events::new(None)).await?;
+        let mut server = dialer.dial(&primary, Events::none()).await?;
         let role: Vec<Value> = cmd("ROLE").query_async(&mut server).await?;
         match role.first() {
             Some(Value::BulkString(role)) if role == b"master" => Ok(primary),

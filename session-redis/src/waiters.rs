@@ -6,7 +6,7 @@
 //! A message only says when to look; what counts is what the script answers. It may come twice, late or never: a waiter
 //! polls all the same. After the subscription was lost and made again, everyone looks at once.
 
-use crate::{connection::Events, layout::unhex, router::Router};
+use crate::{layout::unhex, router::Router};
 use redis::{PushInfo, PushKind, Value};
 use session_core::Token;
 use std::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, watch},
     task::AbortHandle,
 };
 
@@ -165,21 +165,17 @@ async fn subscription(router: Router, shared: Arc<Shared>) {
 }
 
 /// One connection's life; an error when it did not begin.
-async fn listen(router: &Router, shared: &Shared) -> redis::RedisResult<()> {
-    let (send, mut receive) = mpsc::unbounded_channel();
-    let mut connection = router.dial_for_messages(Events::new(Some(send))).await?;
+async fn listen(router: &Router, shared: &Arc<Shared>) -> redis::RedisResult<()> {
+    let listener = Arc::clone(shared);
+    let listener = Arc::new(move |push: &PushInfo| listener.message(push));
+    let (mut connection, events) = router.dial_for_messages(listener).await?;
     connection.subscribe(&shared.channel).await?;
     shared.subscribed.send_replace(true);
     shared.wake_all(); // what was said before we listened
-    loop {
-        match tokio::time::timeout(CHECK, receive.recv()).await {
-            Ok(Some(push)) if push.kind != PushKind::Disconnection => shared.message(&push),
-            Ok(_) => return Ok(()),
-            Err(_) => {
-                if redis::cmd("PING").query_async::<Value>(&mut connection).await.is_err() {
-                    return Ok(());
-                }
-            }
+    while tokio::time::timeout(CHECK, events.ended()).await.is_err() {
+        if redis::cmd("PING").query_async::<Value>(&mut connection).await.is_err() {
+            break;
         }
     }
+    Ok(())
 }
