@@ -21,7 +21,7 @@ BEGIN
     END IF;
     LOOP
         UPDATE @@records s
-            SET version = a_version, data = a_data, expires_us = @now@ + a_ttl_us, principal = a_principal,
+            SET version = a_version, data = a_data, expires_us = @now@ + a_ttl_us, expires_h = @hour@(a_ttl_us), principal = a_principal,
                 lock_token = NULL, lock_until_us = 0
             WHERE s.key = a_key AND s.version = a_expected AND s.expires_us > @now@
                 AND CASE WHEN a_token IS NULL THEN s.lock_until_us <= @now@
@@ -53,7 +53,7 @@ CREATE FUNCTION @@touch(a_key bytea, a_expected bytea, a_ttl_us bigint) RETURNS 
 DECLARE
     found_version bytea;
 BEGIN
-    UPDATE @@records s SET expires_us = @now@ + a_ttl_us
+    UPDATE @@records s SET expires_us = @now@ + a_ttl_us, expires_h = @hour@(a_ttl_us)
         WHERE s.key = a_key AND s.version = a_expected AND s.expires_us > @now@;
     IF FOUND THEN
         RETURN 0;
@@ -78,7 +78,7 @@ BEGIN
     SELECT s.version, s.data, s.expires_us - @now@, s.principal INTO version, data, left_us, principal
         FROM @@records s WHERE s.key = a_key AND s.expires_us > @now@ FOR UPDATE;
     IF FOUND THEN
-        UPDATE @@records s SET expires_us = 0, version = '', data = '', principal = NULL WHERE s.key = a_key;
+        UPDATE @@records s SET expires_us = 0, expires_h = 0, version = '', data = '', principal = NULL WHERE s.key = a_key;
     ELSE
         outcome := 1;
         DELETE FROM @@records s WHERE s.key = a_key AND s.lock_token = a_token;

@@ -28,8 +28,8 @@ BEGIN
             outcome := 2;
             RETURN;
         ELSIF busy_us IS NULL THEN
-            INSERT INTO @@records (key, version, data, expires_us, lock_token, lock_until_us)
-                VALUES (a_key, '', '', 0, a_token, @now@ + a_lease_us) ON CONFLICT DO NOTHING;
+            INSERT INTO @@records (key, version, data, expires_us, expires_h, lock_token, lock_until_us)
+                VALUES (a_key, '', '', 0, 0, a_token, @now@ + a_lease_us) ON CONFLICT DO NOTHING;
             IF FOUND THEN
                 outcome := 0;
                 RETURN;

@@ -86,7 +86,7 @@ BEGIN
             END IF;
         ELSE
             UPDATE @@records s
-                SET version = a_version[j], data = a_data[j], expires_us = @now@ + a_ttl_us[j], principal = a_principal[j]
+                SET version = a_version[j], data = a_data[j], expires_us = @now@ + a_ttl_us[j], expires_h = @hour@(a_ttl_us[j]), principal = a_principal[j]
                 WHERE s.key = a_key[j] AND s.version = a_expected[j] AND s.expires_us > @now@ AND a_until_us[j] > @now@;
             IF NOT FOUND THEN
                 SELECT s.version, s.data, s.expires_us - @now@, s.principal INTO v, d, l, p

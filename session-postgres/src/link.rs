@@ -31,7 +31,7 @@ impl LinkSql {
             commit: arc("SELECT * FROM @@commit($1, $2, $3, $4, $5, $6, $7, $8, $9)"),
             // What is returned is computed after the row was written: the lock stays, shared, until the commit, and then is free.
             replace: arc(
-                "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, principal = $7 \
+                "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, expires_h = @hour@($6), principal = $7 \
                  WHERE s.key = $2 AND s.version = $3 AND s.expires_us > @now@ AND $8 > @now@ \
                  RETURNING CASE WHEN pg_advisory_xact_lock_shared($1) IS NULL THEN false \
                  ELSE pg_advisory_unlock($1) END AS freed",

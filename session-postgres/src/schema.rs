@@ -15,7 +15,7 @@ const STEPS: [(&str, &str); 4] = [
     ("advisory", include_str!("../migrations/0004_advisory.sql")),
 ];
 
-/// The time of the server, in microseconds.
+/// The time of the server, in microseconds: not of the transaction, which may have waited.
 const NOW: &str = "((extract(epoch FROM clock_timestamp()) * 1000000)::bigint)";
 
 /// One step on the way to the tables and functions of this version.
@@ -58,11 +58,18 @@ impl PostgresConfig {
 
     /// Replaces what stands for names, settings and the clock. `@@x` is the object `x` of this configuration.
     pub(crate) fn render(&self, sql: &str) -> String {
+        // `@hour@(x)`: the hour in which what lives for x from now expires.
+        let mut parts = sql.split("@hour@(");
+        let mut sql = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (ttl, rest) = part.split_once(')').unwrap_or((part, ""));
+            sql.push_str(&format!("((@now@ + {ttl}) / 3600000000)::integer{rest}"));
+        }
+        let sql = sql.replace("@now@", NOW);
         // A lease is two more updates of the row for each of the session.
         let fillfactor = if self.lock_mode == LockMode::Lease { "70" } else { "85" };
         sql.replace("@@", &self.qualified())
             .replace("@prefix@", &self.prefix)
-            .replace("@now@", NOW)
             .replace("@unlogged@", if self.unlogged { "UNLOGGED" } else { "" })
             .replace("@fillfactor@", fillfactor)
     }

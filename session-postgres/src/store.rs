@@ -69,7 +69,7 @@ impl StoreSql {
         let sql = |text: &str| Sql(config.render(text).into());
         let write = |fence: &str| {
             sql(&format!(
-                "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, principal = $7, \
+                "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, expires_h = @hour@($6), principal = $7, \
                  lock_token = NULL, lock_until_us = 0 \
                  WHERE s.key = $2 AND s.version = $3 AND s.expires_us > @now@ AND {fence} RETURNING true AS done"
             ))
@@ -84,9 +84,9 @@ impl StoreSql {
             load: sql("SELECT version, data, expires_us - @now@ AS left_us, principal FROM @@records \
                  WHERE key = $1 AND expires_us > @now@"),
             // A row that has expired is no obstacle; a lock in it stays.
-            insert: sql("INSERT INTO @@records AS s (key, version, data, expires_us, principal) \
-                 VALUES ($1, $2, $3, @now@ + $4, $5) ON CONFLICT (key) DO UPDATE \
-                 SET version = excluded.version, data = excluded.data, expires_us = excluded.expires_us, \
+            insert: sql("INSERT INTO @@records AS s (key, version, data, expires_us, expires_h, principal) \
+                 VALUES ($1, $2, $3, @now@ + $4, @hour@($4), $5) ON CONFLICT (key) DO UPDATE \
+                 SET version = excluded.version, data = excluded.data, expires_us = excluded.expires_us, expires_h = excluded.expires_h, \
                  principal = excluded.principal WHERE s.expires_us <= @now@ RETURNING true AS done"),
             replace: sql("SELECT * FROM @@replace($1, $2, $3, $4, $5, $6, $7, $8)"),
             touch: sql("SELECT @@touch($1, $2, $3) AS outcome"),
