@@ -29,7 +29,8 @@ const OPEN: &str = "open";
 /// What a write waits for before it is acknowledged.
 ///
 /// The kernel keeps what a killed process has written, so each of them survives the end of every process. They differ when the
-/// machine loses power (or its kernel crashes).
+/// machine loses power (or its kernel crashes). With the first two, that the user index then still names every session that is left
+/// rests on the file system keeping the order of names, which those with a journal do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileDurability {
     /// For nothing: [`Durability::Restart`]. After a loss of power the writes of the last half minute may be gone, and a record
@@ -129,9 +130,9 @@ impl FileConfig {
         self
     }
 
-    /// How long a step waits for the steps of others on the same directory, which take microseconds each (with an fsync:
-    /// milliseconds), before it fails with [`ErrorKind::Unavailable`]: 5 s by default, 1 ms to 1 h. It is reached when a process
-    /// is stopped in the middle of a step, or when the disk hangs.
+    /// How long a step waits while nothing moves before it fails with [`ErrorKind::Unavailable`]: 5 s by default, 1 ms to 1 h. Steps
+    /// take microseconds each (with an fsync: milliseconds), and a long queue of them is no error. It is reached when a
+    /// process is stopped in the middle of a step, or when the disk hangs.
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
@@ -145,7 +146,8 @@ impl FileConfig {
         self
     }
 
-    /// What leases end by: any clock that all processes of this directory share. [`BootClock`] by default.
+    /// What leases end by: any clock that all processes of this directory share. [`BootClock`] by default, which is shared by
+    /// all of a machine but containers with a time namespace of their own.
     #[must_use]
     pub fn lease_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.lease_clock = clock;

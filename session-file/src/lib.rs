@@ -26,6 +26,24 @@
 //! What it needs: a local file system that can flock (ext4, xfs, btrfs, tmpfs; not NFS), checked when the store is opened, and
 //! a tokio runtime with its timer. What it cannot do: share sessions between machines, or hide them from whoever may read the
 //! directory, which is therefore made for its owner alone.
+//!
+//! What can go wrong, and what happens then:
+//!
+//! | | |
+//! |---|---|
+//! | a process is killed, anywhere | each record is the old or the new one; its locks are free at once |
+//! | it is stopped while it holds a session's lock | the lock is free at its deadline, and its late write is refused |
+//! | it is stopped in the middle of a step (microseconds) | writes to one in 256 sessions fail with `Unavailable` after [`busy_timeout`](FileConfig::busy_timeout), until it goes on or dies |
+//! | it forks without exec while it is open | its locks end at their deadline only, as long as the child lives |
+//! | the disk is full, or fails | an error that says whether the write happened; the old record stays readable |
+//! | the machine loses power | see [`FileDurability`] |
+//! | a record is damaged | [`Damaged`](session_core::ErrorKind::Damaged) from every verb; the file stays until somebody moves it |
+//! | the clock is set | records expire by the time of day, leases by [`BootClock`], which nobody sets |
+//!
+//! Call [`sweep`](session_core::SessionSweeper::sweep) now and then: it removes what has expired and what crashes have left.
+
+#[cfg(not(unix))]
+compile_error!("session-file needs flock and the file modes of Unix");
 
 mod clock;
 mod config;

@@ -90,7 +90,7 @@ impl Shard<'_> {
         let now = self.now();
         let lock = self.shared.read_lock(self.operation, &key)?;
         let holder = self.holder(&lock, now)?;
-        let others_turn = lock.next.filter(|turn| turn.until > now && turn.token != token);
+        let others_turn = kept(&lock, now).filter(|turn| turn.token != token);
         match (holder, others_turn) {
             (Some(holder), _) if holder.token != token => {
                 if !patient && others_turn.is_none() {
@@ -139,7 +139,7 @@ impl Shard<'_> {
         let held = self.holder(&lock, now)?.is_some_and(|holder| holder.token == token);
         let rest = Lock {
             holder: lock.holder.filter(|holder| holder.token != token),
-            next: lock.next.filter(|turn| turn.token != token && turn.until > now),
+            next: kept(&lock, now).filter(|turn| turn.token != token),
         };
         if rest != lock {
             self.write_lock(key, &rest)?;
@@ -180,6 +180,12 @@ impl Shard<'_> {
         self.free_at_last(key, by);
         Ok(Replaced::Done(new.version))
     }
+}
+
+/// The turn that is kept, if one is. One that is kept for longer than any is was written by another clock: before the machine
+/// was started again.
+pub(crate) fn kept(lock: &Lock, now: Duration) -> Option<Turn> {
+    lock.next.filter(|turn| turn.until > now && turn.until <= now.saturating_add(TURN))
 }
 
 fn held_until(until: Duration, now: Duration) -> Held {

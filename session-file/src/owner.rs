@@ -18,10 +18,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
-/// How often an owner file is created that a sweep takes away before it is locked.
+/// How often an owner file is tried that somebody else locks at the same moment, for microseconds.
 const TRIES: usize = 16;
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// The proof that this store is open.
 #[derive(Debug)]
@@ -74,14 +77,16 @@ impl Drop for Owner {
     }
 }
 
-/// A new owner file with its flock; `None` when a sweep was faster. It may take the file for a dead one's between the two calls:
-/// then it has removed it before it gives the flock back, which the comparison shows.
+/// The owner file of this name with its flock; `None` when somebody else has locked it at this moment: a sweep that takes the file
+/// for a dead one's, because it came between the two calls, and removes it before it gives the flock back, which the comparison
+/// shows; or one who looks whether the owner lives.
 fn hold(fs: &dyn Fs, path: &Path) -> io::Result<Option<File>> {
-    let file = match fs.create_new(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-        created => created?,
-    };
-    Ok((fs.try_lock(&file, Flock::Exclusive)? && fs.is_at(&file, path)?).then_some(file))
+    let file = fs.create(path)?;
+    let held = fs.try_lock(&file, Flock::Exclusive)? && fs.is_at(&file, path)?;
+    if !held {
+        thread::sleep(BETWEEN_TRIES);
+    }
+    Ok(held.then_some(file))
 }
 
 /// Whether the process with this owner file is gone.

@@ -28,13 +28,17 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
 use tokio::{
     sync::OwnedMutexGuard,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
 /// The longest pause between two attempts on a busy directory.
@@ -76,21 +80,20 @@ impl FileStore {
         F: FnOnce(&Shard<'_>) -> Result<R> + Send + 'static,
     {
         let number = shard_of(key);
-        let deadline = Instant::now() + self.shared.config.busy_timeout;
-        let place = timeout_at(deadline, Arc::clone(&self.shared.shards[number].queue).lock_owned())
-            .await
-            .map_err(|_| self.shared.busy(operation, number))?;
-        let mut job = (run, place);
+        let (shared, timeout) = (&self.shared, self.shared.config.busy_timeout);
+        let place = &shared.shards[number];
+        let turn = while_it_moves(&place.steps, timeout, Arc::clone(&place.queue).lock_owned()).await;
+        let mut job = (run, turn.ok_or_else(|| shared.busy(operation, number))?);
         let mut pause = Duration::from_millis(1);
+        let mut refused = None;
         loop {
-            let threads = Arc::clone(&self.shared.threads).acquire_owned();
-            // The semaphore is never closed.
-            let Ok(Ok(thread)) = timeout_at(deadline, threads).await else {
-                return Err(self.shared.busy(operation, number));
+            let thread = Arc::clone(&shared.threads).acquire_owned();
+            let Some(Ok(thread)) = while_it_moves(&shared.steps, timeout, thread).await else {
+                return Err(shared.busy(operation, number));
             };
-            let shared = Arc::clone(&self.shared);
+            let worker = Arc::clone(shared);
             let work = move || {
-                let attempt = attempt(&shared, operation, number, job);
+                let attempt = attempt(&worker, operation, number, job);
                 drop(thread);
                 attempt
             };
@@ -98,12 +101,30 @@ impl FileStore {
                 Attempt::Done(result) => return result,
                 Attempt::Busy(again) => job = again,
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let since = *refused.get_or_insert_with(Instant::now);
+            let left = timeout.saturating_sub(since.elapsed());
             if left.is_zero() {
-                return Err(self.shared.busy(operation, number));
+                return Err(shared.busy(operation, number));
             }
-            sleep(self.shared.jittered(pause).min(left)).await;
+            sleep(shared.jittered(pause).min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Waits in a queue as long as it moves: a long one is no error, one that stands still is. `None` when no step was done for so long.
+async fn while_it_moves<T>(
+    steps: &AtomicUsize,
+    timeout: Duration,
+    turn: impl Future<Output = T>,
+) -> Option<T> {
+    let mut turn = pin!(turn);
+    loop {
+        let before = steps.load(Relaxed);
+        match tokio::time::timeout(timeout, turn.as_mut()).await {
+            Ok(turn) => return Some(turn),
+            Err(_) if steps.load(Relaxed) == before => return None,
+            Err(_) => {} // its place is kept
         }
     }
 }
@@ -137,6 +158,8 @@ where
             Ok(Some(shard)) => {
                 let result = run(&shard);
                 drop(shard);
+                shared.steps.fetch_add(1, Relaxed);
+                shared.shards[number].steps.fetch_add(1, Relaxed);
                 drop(place);
                 return Attempt::Done(result);
             }
@@ -243,17 +266,28 @@ impl<'a> Shard<'a> {
 
     /// Writes who holds the lock and who is next; nobody and nobody: no file.
     ///
-    /// It is never synced: no lease outlives a loss of power, because no owner does.
+    /// A first lease is written in place, which is quicker: cut short by a crash, it names nobody, who is who has it. Nothing
+    /// is synced: no lease outlives a loss of power, because no owner does.
     pub(crate) fn write_lock(&self, key: &StorageKey, lock: &Lock) -> Result<()> {
-        let path = self.shared.layout.lock(key);
-        if *lock != Lock::default() {
-            return self.put(key, &path, &lock.encode(), false);
+        let (fs, path) = (self.fs(), self.shared.layout.lock(key));
+        if *lock == Lock::default() {
+            return match fs.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(self.failed(effect_of(&error), &path, error))
+                }
+                _ => Ok(()),
+            };
         }
-        match self.fs().remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.failed(effect_of(&error), &path, error))
+        match fs.create_new(&path) {
+            Ok(file) => fs.write(&file, &lock.encode()).map_err(|error| {
+                // The error that counts is the first; half a lock names nobody, and is swept.
+                let _swept_later = fs.remove_file(&path);
+                self.failed(Effect::None, &path, error)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.put(key, &path, &lock.encode(), false)
             }
-            _ => Ok(()),
+            Err(error) => Err(self.failed(Effect::None, &path, error)),
         }
     }
 

@@ -50,7 +50,10 @@ pub(crate) struct Shared {
     pub(crate) owner: Owner,
     /// One for each directory of records.
     pub(crate) shards: Vec<Place>,
+    /// What each step at work has one of.
     pub(crate) threads: Arc<Semaphore>,
+    /// How many steps were done at all.
+    pub(crate) steps: AtomicUsize,
     /// The directory of records where the last sweep stopped.
     pub(crate) swept: AtomicUsize,
 }
@@ -60,6 +63,8 @@ pub(crate) struct Shared {
 pub(crate) struct Place {
     /// Stands in front of the flock.
     pub(crate) queue: Arc<Mutex<()>>,
+    /// How many steps were done there: whether the queue moves.
+    pub(crate) steps: AtomicUsize,
     /// Whether the disk surely has the name of the directory. It is never removed, so once is enough.
     pub(crate) has_name: AtomicBool,
 }
@@ -96,8 +101,9 @@ impl FileStore {
             return Err(no_locks(&path));
         }
         let shards = (0..SHARDS).map(|_| Place::default()).collect();
-        let (threads, swept) = (Arc::new(Semaphore::new(THREADS)), AtomicUsize::new(0));
-        Ok(Self { shared: Arc::new(Shared { config, layout, owner, shards, threads, swept }) })
+        let threads = Arc::new(Semaphore::new(THREADS));
+        let (steps, swept) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Ok(Self { shared: Arc::new(Shared { config, layout, owner, shards, threads, steps, swept }) })
     }
 
     /// What is to be stored, under a new version. Fails before anything is touched.
@@ -284,8 +290,8 @@ impl Shared {
 
     /// Who holds the lock of a session, and who is next, be they alive or not.
     ///
-    /// A file that cannot be read names nobody. Locks are written like records, so that only a loss of power tears one, and with it
-    /// its owner; and whoever may have held it is told at its write, which the lock does not cover any more.
+    /// A file that cannot be read names nobody: it is a first lease that a crash has cut short, or torn by a loss of power, which its
+    /// owner did not survive. Whoever may have held it all the same is told at its write, which the lock no longer covers.
     pub(crate) fn read_lock(&self, operation: &'static str, key: &StorageKey) -> Result<Lock> {
         let path = self.layout.lock(key);
         let read = || -> io::Result<Lock> {

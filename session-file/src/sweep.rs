@@ -11,6 +11,7 @@ use crate::{
     FileStore,
     format::{HEADER, Header, Lock},
     layout::{self, Entry, SHARDS, entry},
+    lock::kept,
     owner,
     shard::{Shard, blocking},
     store::Shared,
@@ -137,8 +138,7 @@ impl Shard<'_> {
     fn sweep_lock(&self, key: &StorageKey) -> Result<()> {
         let now = self.shared.config.lease_clock.now();
         let lock = self.shared.read_lock(SWEEP, key)?;
-        let turn_is_kept = lock.next.is_some_and(|turn| turn.until > now);
-        if !turn_is_kept && self.holder(&lock, now)?.is_none() {
+        if kept(&lock, now).is_none() && self.holder(&lock, now)?.is_none() {
             self.write_lock(key, &Lock::default())?;
         }
         Ok(())

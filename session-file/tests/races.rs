@@ -429,6 +429,29 @@ async fn a_waiter_gets_what_is_released_and_gives_up_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
+/// What was written before the machine was started again says times that are far ahead: none of it holds anything.
+#[tokio::test]
+async fn what_another_boot_has_left_holds_nothing() {
+    let fixture = Fixture::new();
+    let key = key();
+    let store = fixture.open();
+    insert(&store, &key, &put("x")).await;
+    fixture.lease_clock.advance(MINUTE * 1000); // a long time since boot
+    let grant = acquire(&store, &key, MINUTE).await;
+    // Somebody waits for so long that a turn is kept.
+    let waiting = store.acquire(&key, token(), MINUTE, Duration::from_millis(80)).await.unwrap();
+    assert!(matches!(waiting, Acquired::Held(_)));
+    let left = std::fs::read(fixture.lock_path(&key)).unwrap();
+    assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
+    drop(store);
+    std::fs::write(fixture.lock_path(&key), left).unwrap();
+    let earlier = Manual::new();
+    let store = FileStore::open(fixture.config().lease_clock(Arc::new(earlier))).unwrap();
+    let grant = acquire(&store, &key, MINUTE).await;
+    assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
+    assert_eq!(fixture.session_files(), [fixture.record_path(&key)]);
+}
+
 /// A store that passes its lock on inside all the time, as a process with a long queue does, lets others in all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_vain_gets_the_next_turn() {

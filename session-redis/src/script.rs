@@ -18,7 +18,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ACQUIRE = "lib" "acquire";
+    ACQUIRE = "acquire_fast" "lib" "acquire";
     COMMIT = "lib" "index" "commit";
     DELETE = "lib" "delete";
     INDEX_ADD = "index" "index_add";

@@ -6,7 +6,10 @@
 mod common;
 
 use common::*;
-use session_conformance::servers::{ServerControl as _, redis::RedisCluster};
+use session_conformance::{
+    Instance, Strategy, Suite,
+    servers::{ServerControl as _, redis::RedisCluster},
+};
 use session_core::{
     Deleted, ErrorKind, Inserted, Loaded, LockingStore as _, PrincipalKey, Replaced, SessionIndex as _,
     SessionStore as _, Touched,
@@ -16,7 +19,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -188,4 +191,41 @@ async fn a_node_that_restarts_is_found_again() {
     })
     .await;
     until(async || matches!(store.insert(&key, &put("two")).await, Ok(Inserted::Created(_)))).await;
+}
+
+/// The suite, on a cluster whose slots go from node to node all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_passes_while_slots_move() {
+    let Some(cluster) = cluster().await else { return };
+    let (cluster, moved) = (Arc::new(cluster), Arc::new(AtomicU64::new(0)));
+    let moving = tokio::spawn(keep_moving(Arc::clone(&cluster), Arc::clone(&moved)));
+    let url = cluster.url();
+    let cells = Arc::new(AtomicU64::new(0));
+    let fresh = move || {
+        let url = format!("{url}?prefix=cell{}:", cells.fetch_add(1, Relaxed));
+        async move { Ok(Instance::new(Arc::new(RedisStore::connect_url(&url).await?))) }
+    };
+    let product = [Strategy::Write, Strategy::Exclusive, Strategy::Driver];
+    let report = Suite::new(fresh).backend("redis-cluster").private().strategies(product).run().await;
+    moving.abort();
+    println!("{} slots moved meanwhile", moved.load(Relaxed));
+    report.assert_passed();
+    assert!(moved.load(Relaxed) > 20, "too few slots moved to mean anything");
+}
+
+/// Moves the slot of some key, again and again. A key that vanishes meanwhile is none to move.
+async fn keep_moving(cluster: Arc<RedisCluster>, moved: Arc<AtomicU64>) {
+    for turn in 0.. {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let from = turn % 3;
+        let some = cluster.nodes()[from].command(["RANDOMKEY"]).await.unwrap();
+        let Some(key) = some.text() else { continue };
+        let (from, slot) = cluster.owner_of(key).await.unwrap();
+        let to = (from + 1) % 3;
+        cluster.begin_move(slot, from, to).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        while cluster.move_keys(slot, from, to, 100).await.unwrap() > 0 {}
+        cluster.end_move(slot, to).await.unwrap();
+        moved.fetch_add(1, Relaxed);
+    }
 }

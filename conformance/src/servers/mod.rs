@@ -16,6 +16,7 @@
 //! ```
 
 pub mod memcached;
+pub mod postgres;
 mod proxy;
 pub mod redis;
 

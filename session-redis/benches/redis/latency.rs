@@ -21,6 +21,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 const LIB: &str = include_str!("../../src/scripts/lib.lua");
 const INDEX: &str = include_str!("../../src/scripts/index.lua");
+const ACQUIRE_FAST: &str = include_str!("../../src/scripts/acquire_fast.lua");
 const ACQUIRE: &str = include_str!("../../src/scripts/acquire.lua");
 const COMMIT: &str = include_str!("../../src/scripts/commit.lua");
 const REPLACE: &str = include_str!("../../src/scripts/replace.lua");
@@ -125,7 +126,7 @@ impl ByHand {
         let client = Client::open(info).expect("a client");
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(5)));
         let connection = client.get_multiplexed_async_connection_with_config(&settings).await;
-        let (acquire, commit) = ([LIB, ACQUIRE].concat(), [LIB, INDEX, COMMIT].concat());
+        let (acquire, commit) = ([ACQUIRE_FAST, LIB, ACQUIRE].concat(), [LIB, INDEX, COMMIT].concat());
         let replace = [INDEX, REPLACE].concat();
         let mut hand = Self {
             connection: connection.expect("a connection"),

@@ -1,17 +1,14 @@
+-- After acquire_fast.lua, which has loaded `record` (false: there is none).
 -- Take a place, claim what was handed over, poll, ask again after a lost reply: all the same step.
 -- ARGV: 1 ticket, 2 lease, 3 claim, 4 'l': only for a live record, which is returned; '': the lock alone,
 --       5 '' (no place in the queue), 'leave' (give the place up), or 'alive channel': take or keep a place; for how long
 --         its waiter counts as alive, and where to wake it.
 local LONGEST_QUEUE = 1024
 local me = ARGV[1]
-local record
-if ARGV[4] == 'l' then
-  record = redis.call('GET', KEYS[1])
-  if not record then
-    drop(me)
-    if redis.call('GET', KEYS[2]) == me then pass(ARGV[3]) end
-    return {'gone'}
-  end
+if record == false then
+  drop(me)
+  if redis.call('GET', KEYS[2]) == me then pass(ARGV[3]) end
+  return {'gone'}
 end
 local holder = redis.call('GET', KEYS[2])
 if not holder then

@@ -37,7 +37,9 @@ pub(super) fn start(url: Option<String>) -> Pin<Box<dyn Future<Output = Started>
             None => match private().await {
                 Ok(server) => Memcached::new(server.url(), "cell-".to_owned(), Some(Arc::new(server))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Started::Absent("its server is not installed: apt-get install memcached".to_owned());
+                    return Started::Absent(
+                        "its server is not installed: apt-get install memcached".to_owned(),
+                    );
                 }
                 Err(error) => return Started::Absent(error.to_string()),
             },

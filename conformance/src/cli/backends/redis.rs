@@ -1,6 +1,6 @@
 //! Redis: a private server, or the user's, on which each cell gets a prefix of its own.
 
-use super::{Running, Started};
+use super::{Cleaner, Running, Started};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
@@ -17,7 +17,6 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    thread,
 };
 
 struct Redis {
@@ -85,30 +84,9 @@ impl Running for Redis {
         let instance = Instance::new(Arc::new(store)).address(url.clone());
         Ok(match &self.server {
             Some(server) => instance.control(Arc::clone(server) as Arc<dyn ServerControl>),
-            None => instance.guard(Cleaner(url)),
+            None => instance.guard(Cleaner::new(async move {
+                RedisStore::connect_url(&url).await?.purge().await.map(drop)
+            })),
         })
-    }
-}
-
-/// Takes away what a cell left on a server that is not ours.
-struct Cleaner(String);
-
-impl Drop for Cleaner {
-    fn drop(&mut self) {
-        let url = std::mem::take(&mut self.0);
-        // In a runtime of its own, and waited for: the next cell, or the end of the program, comes after it.
-        let cleaning = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime
-                .block_on(async { RedisStore::connect_url(&url).await?.purge().await })
-                .map_err(io::Error::other)
-        });
-        match cleaning.join() {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                eprintln!("something of this run is left on the server until it expires: {error}")
-            }
-            Err(_) => eprintln!("something of this run is left on the server until it expires"),
-        }
     }
 }

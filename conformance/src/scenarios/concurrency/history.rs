@@ -196,14 +196,15 @@ impl Script for HistoryIsLinearizable {
         let mut judgement = found.judgement();
         for (session, batch) in plan.iter().enumerate() {
             let operations: Vec<_> = found.of_session(session).collect();
-            judgement = cheap(judgement, session, &operations);
             let mut calls: Vec<_> =
                 operations.iter().flat_map(|operation| operation.note.calls(&operation.outcome)).collect();
             let asked = now();
-            match Self::last(lab, &batch.id).await? {
-                Some(last) => calls.push(Call::answered(asked, now(), Register::Saw(last))),
-                None => judgement = judgement.fault(format!("session {session}: gone or torn in the end")),
-            }
+            let Some(last) = Self::last(lab, &batch.id).await? else {
+                judgement = judgement.fault(format!("session {session}: gone or torn in the end"));
+                continue;
+            };
+            calls.push(Call::answered(asked, now(), Register::Saw(last)));
+            judgement = cheap(judgement, session, &operations, last);
             if !judgement.is_broken() {
                 judgement = search(judgement, session, calls).await?;
             }
@@ -213,12 +214,17 @@ impl Script for HistoryIsLinearizable {
 }
 
 /// What convicts without a search.
-fn cheap(mut judgement: Judgement, session: usize, operations: &[&Operation<Shown>]) -> Judgement {
+fn cheap(mut judgement: Judgement, session: usize, operations: &[&Operation<Shown>], last: u64) -> Judgement {
     let swaps = operations.iter().filter(|operation| operation.outcome.is_ok());
     let chain = Chain::new(swaps.filter_map(|one| one.note.swap).map(|swap| (swap.from, swap.to)));
     for Fork { from, first, second } in chain.forks() {
-        let evidence = format!("session {session}: {first} and {second} both replaced {from}");
-        judgement = judgement.lost(1, evidence);
+        judgement = judgement.fault(format!("session {session}: {first} and {second} both replaced {from}"));
+    }
+    // A swap of which nobody knows may be a link of the chain.
+    if operations.iter().all(|operation| !operation.outcome.is_unknown()) {
+        let ((_, kept), swaps) = (chain.behind(last), chain.len());
+        let evidence = format!("session {session}: {kept} of {swaps} swaps led to {last}, which is stored");
+        judgement = judgement.lost((swaps - kept) as u64, evidence);
     }
     let mut stored = HashMap::new();
     for operation in operations {

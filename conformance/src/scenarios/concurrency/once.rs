@@ -351,21 +351,26 @@ impl Script for TokenRegenerationHasOneWinner {
             let chain =
                 Chain::new(winners.map(|winner| (winner.note.old.as_str(), winner.note.new.as_str())));
             for Fork { from, first, second } in chain.forks() {
-                judgement = judgement
-                    .lost(1, format!("session {session}: {first} and {second} both replaced {from}, and both were told that they won"));
+                judgement = judgement.fault(format!(
+                    "session {session}: {first} and {second} both replaced {from}, and both were told that they won"
+                ));
             }
-            if judgement.is_broken() || found.count(session).unknown > 0 {
-                continue;
+            if found.count(session).unknown > 0 {
+                continue; // one of them may be a link
             }
-            let (last, links) = chain.follow("first");
             let stored = lab.system().read(&batch.id).await?.unwrap_or_default();
+            let last = stored.get("csrf").and_then(Value::as_str).unwrap_or_default();
+            let (begun, kept) = chain.behind(last);
             judgement = judgement
-                .require(links == chain.len(), || format!("session {session}: the winners are not one chain"))
-                .require(stored.get("csrf").and_then(Value::as_str) == Some(last), || {
+                .lost(
+                    (chain.len() - kept) as u64,
                     format!(
-                        "session {session}: the last winner put {last}, stored is {:?}",
-                        stored.get("csrf")
-                    )
+                        "session {session}: {kept} of {} winners led to {last}, which is stored",
+                        chain.len()
+                    ),
+                )
+                .require(begun == "first", || {
+                    format!("session {session}: the winners replaced {begun}, which was not there")
                 });
         }
         Ok(judgement)

@@ -41,11 +41,11 @@ async fn rotate(task: &Task<Act>, round: usize, id: &Id) {
 
 /// The ids that rotations of this round were given.
 fn given(found: &Findings<Act>, round: usize) -> Vec<&Id> {
-    let rotated = |operation| match operation {
+    let rotations = found.of_session(round).filter_map(|operation| match &operation.note {
         Act::Rotate(id) => id.as_ref(),
         Act::Write(_) | Act::Destroy => None,
-    };
-    found.of_session(round).filter_map(|operation| rotated(&operation.note)).collect()
+    });
+    rotations.collect()
 }
 
 /// Half of the ranks rotate, the others put items in.
