@@ -126,7 +126,7 @@ async fn a_write_that_is_not_waited_for_loses_the_record_and_says_done() {
     let server = Arc::new(with_server!());
     let mutant = mutant(&server, Flaw::WritesWithoutReply).await;
     let right = store(&server, BOTH[0]).await;
-    let (key, too_long) = (new_key(), put(vec![0; right.capabilities().max_value + 1]));
+    let (key, too_long) = (new_key(), put(vec![0; 2 << 20]));
     let version = insert(&right, &key, "old").await;
     assert_eq!(right.replace(&key, version, &too_long).await.unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(load(&right, &key).await.data, "old");
