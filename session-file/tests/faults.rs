@@ -134,6 +134,33 @@ async fn an_fsync_that_fails_loses_nothing() {
     each_call_fails(FileDurability::FileAndDirectory, IO, false).await;
 }
 
+/// A rename that says it failed and did not: not "nothing happened".
+#[tokio::test]
+async fn an_error_after_the_fact_says_that_the_effect_is_unknown() {
+    let fixture = Fixture::new();
+    let (sound, key) = (fixture.open(), key());
+    let version = insert(&sound, &key, &put(OLD)).await;
+    let (record, gone) = (fixture.record_path(&key), AtomicUsize::new(0));
+    let fs = Hooked::new(move |call| {
+        if call.is("rename", &record) {
+            std::fs::rename(record.with_extension("tmp"), &record)?;
+            return Err(io::Error::from_raw_os_error(IO));
+        }
+        if call.is("remove_file", &record) && gone.fetch_add(1, SeqCst) == 0 {
+            std::fs::remove_file(&record)?;
+            return Err(io::Error::from_raw_os_error(IO));
+        }
+        Ok(())
+    });
+    let faulty = FileStore::open(fixture.config().fs(fs)).unwrap();
+    let error = faulty.replace(&key, version, &put(NEW)).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Backend, Effect::Unknown));
+    assert_eq!(sound.load(&key).await.unwrap().unwrap().data, NEW);
+    let error = faulty.delete(&key).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Backend, Effect::Unknown));
+    assert!(sound.load(&key).await.unwrap().is_none());
+}
+
 #[tokio::test]
 async fn a_failing_source_of_randomness_is_an_error() {
     #[derive(Debug)]

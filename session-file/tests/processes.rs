@@ -387,7 +387,7 @@ async fn a_process_can_be_stopped_anywhere() {
     let mut waited = 0;
     for nth in 1.. {
         let (directory, key) = (TempDir::new().unwrap(), StorageKey::from_bytes([1; 32]));
-        let config = FileConfig::new(directory.path()).busy_timeout(Duration::from_millis(50));
+        let config = FileConfig::new(directory.path()).busy_timeout(Duration::from_millis(250));
         let store = FileStore::open(config).unwrap();
         let version = insert(&store, &key, &Put::new(OLD.into(), LONG)).await;
         let mut worker = Worker::start(directory.path(), &format!("stop {nth}"));

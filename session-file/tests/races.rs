@@ -225,6 +225,37 @@ async fn a_sweep_removes_nothing_that_came_meanwhile() {
     }
 }
 
+/// A sweep meets a login between its index and its record: the entry that seems to name nothing stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_leaves_the_index_of_a_login_alone() {
+    let fixture = Fixture::new();
+    let (stop, key) = (Arc::new(Stop::default()), key());
+    let (sweeping, temp) = (fixture.open(), fixture.record_path(&key).with_extension("tmp"));
+    let fs = Hooked::new({
+        let stop = Arc::clone(&stop);
+        move |call| {
+            if call.is("create", &temp) {
+                stop.here();
+            }
+            Ok(())
+        }
+    });
+    let login = FileStore::open(fixture.config().fs(fs)).unwrap();
+    let inserted = tokio::spawn(async move {
+        insert(&login, &key, &put("x").principal(Some(ann()))).await;
+    });
+    stop.wait_until_reached().await;
+    let store = sweeping.clone();
+    let mut sweep = tokio::spawn(async move { store.sweep(10).await.unwrap() });
+    // It waits for the login's step, as long as that takes.
+    assert!(timeout(Duration::from_millis(500), &mut sweep).await.is_err());
+    stop.go_on();
+    inserted.await.unwrap();
+    let _swept = sweep.await.unwrap();
+    let keys = session_core::SessionIndex::keys_of(&sweeping, &ann(), None, 10).await.unwrap().keys;
+    assert_eq!(keys, [key]);
+}
+
 /// Two stores of one process are two owners; a store that is closed is a dead one.
 #[tokio::test]
 async fn a_lease_of_a_closed_store_is_taken_at_once() {
@@ -471,7 +502,7 @@ async fn who_waits_in_vain_gets_the_next_turn() {
                 else {
                     panic!("never in 30 s")
                 };
-                sleep(Duration::from_millis(30)).await;
+                sleep(Duration::from_millis(100)).await;
                 assert_eq!(greedy.release(&grant).await.unwrap(), Released::Freed);
                 turns.fetch_add(1, SeqCst);
             }
@@ -487,7 +518,7 @@ async fn who_waits_in_vain_gets_the_next_turn() {
         let Acquired::Granted(grant) = acquired else {
             panic!("starved for {} turns", turns.load(SeqCst) - before)
         };
-        assert!(turns.load(SeqCst) - before <= 20, "{} turns of 30 ms", turns.load(SeqCst) - before);
+        assert!(turns.load(SeqCst) - before <= 8, "{} turns of 100 ms", turns.load(SeqCst) - before);
         assert_eq!(patient.release(&grant).await.unwrap(), Released::Freed);
     }
     busy.abort();
