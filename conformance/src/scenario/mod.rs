@@ -26,7 +26,7 @@ use std::{fmt, time::Duration};
 pub enum Convictor {
     /// A control: its cell is `unknown` when it lost nothing.
     Control(Strategy),
-    /// A wrong store of this name in [`mutants`](crate::scenarios), convicted in the tests of this crate.
+    /// A wrong store of this name in [`mutants`](crate::mutants), convicted in the tests of this crate.
     Mutant(&'static str),
 }
 

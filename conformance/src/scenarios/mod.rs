@@ -76,7 +76,8 @@
 //! | an operation under test | [`Task::attempt`](crate::scenario::Task::attempt); [`begin`](crate::scenario::Task::begin) when the note is known at the end only |
 //! | sessions | [`Task::system`](crate::scenario::Task::system), [`system_of`](crate::scenario::Task::system_of) another strategy, [`system_over`](crate::scenario::Task::system_over) a wrapped store; the same on [`Lab`](crate::scenario::Lab) |
 //! | the product itself, the driver itself | [`Task::sessions`](crate::scenario::Task::sessions), [`Task::store`](crate::scenario::Task::store) |
-//! | a store that cuts, delays, swallows | [`Script::wrap`](crate::scenario::Script::wrap) for all tasks of a process, `system_over` for one task |
+//! | a store that cuts, delays, swallows | [`Script::wrap`](crate::scenario::Script::wrap) for all tasks of a process, `system_over` for one task; [`Wrapper`](crate::wrapper::Wrapper) changes one method and leaves the rest |
+//! | two parties, in two processes where there are several | [`Task::across`](crate::scenario::Task::across) |
 //! | leases, waits, lifetimes of a scenario | [`Scenario::settings`], the same in every process |
 //! | meeting: all, some, one | [`barrier`](crate::scenario::Task::barrier), [`barrier_of`](crate::scenario::Task::barrier_of), [`signal`](crate::scenario::Task::signal) and [`wait`](crate::scenario::Task::wait), across processes; [`Findings::signals`](crate::scenario::Findings) for the judge |
 //! | a stopped or killed process | [`pause_until`](crate::scenario::Task::pause_until), [`pause_for`](crate::scenario::Task::pause_for), [`kill`](crate::scenario::Task::kill), with [`Need::Processes`](crate::scenario::Need); others wait for `paused/RANK`, `killed/RANK` |
@@ -93,6 +94,9 @@
 //!   [`unproven`](crate::Judgement::unproven) when the run did not try the claim. Evidence names the session's number and what was found of what.
 //! - The verdict is the framework's: `FAIL` for a product or driver that broke the claim, `loses` for a control, `unknown` for a control that is the
 //!   convictor and lost nothing, for too little overlap, and when nothing at all was acknowledged.
+//! - Time convicts only where it is certain, by when calls began and ended. Where a machine that stands still can keep a claim from being
+//!   tried, the scenario notices and tries again with longer times.
+//! - A scenario that no control loses names a [mutant](crate::mutants), which `tests/mutants.rs` runs it against.
 //! - No wait without an end: the framework ends a cell that hangs ([`Scenario::limit`]) and names the barrier; a scenario that expects a wait
 //!   to be in vain gives it its own limit.
 //! - Interleavings are forced, by barriers and signals inside the request, not hoped for by sleeping. Leases that must run out are short, all

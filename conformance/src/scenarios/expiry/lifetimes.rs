@@ -204,3 +204,62 @@ impl Life {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Outcome;
+
+    fn used(note: Did, start: u64, end: u64) -> Operation<Did> {
+        Operation { rank: 0, session: 0, start: start * 1000, end: end * 1000, outcome: Outcome::Ok, note }
+    }
+
+    /// What is wrong with the last of these uses, of a session that was made from 0 to 10 ms and lives for 500 ms, 1200 ms at most.
+    fn wrong(how: Use, uses: &[(Did, u64, u64)]) -> Option<String> {
+        let created = used(Did::Create, 0, 10);
+        let mut life = Life::new(&created, ROUNDS[0], Duration::from_millis(1)).expect("it was made");
+        let mut proofs = Proofs::default();
+        let mut judge = |&(did, start, end)| life.goes_on(&used(did, start, end), how, &mut proofs);
+        uses.iter().map(&mut judge).last().flatten()
+    }
+
+    const fn write(there: bool) -> Did {
+        Did::Write { there }
+    }
+
+    const fn read(there: bool) -> Did {
+        Did::Read { there }
+    }
+
+    #[test]
+    fn a_session_in_use_lives_on() {
+        assert_eq!(wrong(Use::Written, &[(write(true), 400, 410), (write(true), 800, 810)]), None);
+        assert!(wrong(Use::Written, &[(write(true), 400, 410), (write(false), 800, 810)]).is_some());
+        assert!(wrong(Use::Read, &[(read(true), 400, 410), (read(false), 800, 810)]).is_some());
+    }
+
+    #[test]
+    fn a_read_that_may_have_come_too_late_proves_nothing() {
+        assert_eq!(wrong(Use::Read, &[(read(true), 490, 510), (read(false), 600, 610)]), None);
+    }
+
+    #[test]
+    fn a_session_left_alone_is_gone() {
+        assert_eq!(wrong(Use::LeftAlone, &[(read(true), 20, 30), (read(false), 600, 610)]), None);
+        assert!(wrong(Use::LeftAlone, &[(read(true), 20, 30), (read(true), 600, 610)]).is_some());
+        assert_eq!(
+            wrong(Use::LeftAlone, &[(read(true), 20, 30), (read(true), 530, 540)]),
+            None,
+            "not certain"
+        );
+    }
+
+    #[test]
+    fn nothing_outlives_the_maximum() {
+        let until = [(write(true), 400, 410), (write(true), 800, 810), (write(true), 1100, 1110)];
+        let then = |did| wrong(Use::Written, &[&until[..], &[(did, 1230, 1240)]].concat());
+        assert_eq!(then(write(false)), None);
+        assert!(then(write(true)).is_some());
+        assert_eq!(wrong(Use::Written, &until), None);
+    }
+}

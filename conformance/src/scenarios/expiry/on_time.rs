@@ -223,13 +223,14 @@ enum Certain {
     Dead { since: u64 },
 }
 
-/// By the last call before that gave the record its time, if no other one did so meanwhile.
+/// By the last call before that gave the record its time, if no other one did so meanwhile. The clock counts microseconds, and a store
+/// in memory answers in less: of two calls in the same one nobody knows which was first.
 fn certain(calls: &[&Operation<Sight>], call: &Operation<Sight>, grace: u64) -> Option<Certain> {
     let mut sets = calls.iter().filter(|set| set.note.ttl.is_some() && !std::ptr::eq(**set, call));
-    if sets.clone().any(|set| set.start < call.end && set.end > call.start) {
+    if sets.clone().any(|set| set.start <= call.end && set.end >= call.start) {
         return None;
     }
-    let set = sets.rfind(|set| set.end <= call.start)?;
+    let set = sets.rfind(|set| set.end < call.start)?;
     let ttl = set.note.ttl?;
     let (first, last) = (set.start + ttl, set.end + ttl + grace);
     if call.end + micros(SKEW) < first {
@@ -238,5 +239,43 @@ fn certain(calls: &[&Operation<Sight>], call: &Operation<Sight>, grace: u64) -> 
         Some(Certain::Dead { since: call.start - set.end - ttl })
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Outcome;
+
+    /// A call of a ttl of a second that began and ended at these milliseconds.
+    fn call(start: u64, end: u64, sets: bool) -> Operation<Sight> {
+        let note = Sight { what: String::new(), seen: true, ttl: sets.then_some(1_000_000) };
+        Operation { rank: 0, session: 0, start: start * 1000, end: end * 1000, outcome: Outcome::Ok, note }
+    }
+
+    /// Set from 0 to 100, so it ends between 1000 and 1100; and perhaps once more.
+    fn verdict(again: Option<(u64, u64)>, start: u64, end: u64) -> Option<bool> {
+        let (first, look) = (call(0, 100, true), call(start, end, false));
+        let again = again.map(|(start, end)| call(start, end, true));
+        let calls: Vec<_> = [Some(&first), again.as_ref(), Some(&look)].into_iter().flatten().collect();
+        certain(&calls, &look, 10_000).map(|certain| matches!(certain, Certain::Alive { .. }))
+    }
+
+    #[test]
+    fn only_what_is_certain_convicts() {
+        assert_eq!(verdict(None, 101, 900), Some(true));
+        assert_eq!(verdict(None, 100, 900), None, "in the same microsecond");
+        assert_eq!(verdict(None, 101, 999), None, "the clocks may differ by that");
+        assert_eq!(verdict(None, 900, 1050), None, "it began in time, and was answered later");
+        assert_eq!(verdict(None, 1105, 1200), None, "two resolutions are granted");
+        assert_eq!(verdict(None, 1111, 1200), Some(false));
+        assert_eq!(verdict(None, 50, 90), None, "before the first was answered");
+    }
+
+    #[test]
+    fn the_last_call_counts_unless_it_is_under_way() {
+        assert_eq!(verdict(Some((800, 900)), 1200, 1700), Some(true));
+        assert_eq!(verdict(Some((800, 900)), 1911, 1912), Some(false));
+        assert_eq!(verdict(Some((1150, 1250)), 1200, 1300), None);
     }
 }
