@@ -13,7 +13,7 @@
 //! let mutant = mutants::find("long_ttls_are_dates").expect("it is in the list");
 //! let report = Suite::new(|| async { Ok(Instance::new(mutant.over(Arc::new(MemoryStore::default())))) })
 //!     .private()
-//!     .scenarios(mutant.convicted_by())
+//!     .scenarios(mutant.convicted_by().iter().copied())
 //!     .run()
 //!     .await;
 //! assert_eq!(report.cells[0].verdict, Verdict::Fail);
