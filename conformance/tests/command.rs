@@ -111,7 +111,10 @@ fn wrong_usage_is_two_with_a_hint() {
     assert!(usage(&["run", "--strategy", "nope"]).contains("blind, lock-only, write, exclusive, driver"));
     assert!(usage(&["run", "--scenario", "nope/*"]).contains("session-conformance list"));
     assert!(usage(&["run", "--scenario", "concurrency/*", "--scenario", "nope"]).contains("'nope'"));
-    assert!(usage(&["run", "--scenario", "concurrency/increments_*", "--strategy", "driver"]).contains("no scenario"));
+    assert!(
+        usage(&["run", "--scenario", "concurrency/increments_*", "--strategy", "driver"])
+            .contains("no scenario")
+    );
     assert!(usage(&["run", "--backend", "file="]).contains("URL is missing"));
     assert!(usage(&["run", "--backend", "file=sessions"]).contains("file:///absolute/path"));
     assert!(usage(&["run", "--backend", "file=file:///tmp?nope=1"]).contains("nope"));
