@@ -359,7 +359,6 @@ async fn what_a_handler_fails_with_is_returned_and_nothing_is_stored() {
 // Access.
 
 #[tokio::test(start_paused = true)]
-#[ignore = "open fault: in one run of three another `Sessions` gets the lock that the upgrade holds; cause unknown"]
 async fn an_upgrade_keeps_what_was_done_and_sees_what_is_fresh() {
     let world = world().await;
     let session = world.open(Access::Write).await;

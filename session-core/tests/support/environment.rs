@@ -35,12 +35,17 @@ pub(crate) struct Seeded(AtomicU64);
 impl Seeded {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
+    /// The seed is mixed: the streams of neighbours would otherwise be the same numbers, shifted by one, and two processes of a test
+    /// would draw the same token.
     pub(crate) fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(seed.wrapping_mul(Self::STEP))))
+        Arc::new(Self(AtomicU64::new(Self::mix(seed.wrapping_add(Self::STEP)))))
     }
 
     pub(crate) fn next(&self) -> u64 {
-        let mut z = self.0.fetch_add(Self::STEP, Relaxed).wrapping_add(Self::STEP);
+        Self::mix(self.0.fetch_add(Self::STEP, Relaxed).wrapping_add(Self::STEP))
+    }
+
+    fn mix(mut z: u64) -> u64 {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
