@@ -21,6 +21,11 @@
 //! |---|---|---|
 //! | always there | `memory:` | none: gone with the process |
 //! | `file` | `file:///var/lib/app/sessions` | by setting |
+//! | `redis` | `redis://host:6379/0` | by the server's settings |
+//! | `redis-sentinel`, `redis-cluster` | `redis+sentinel://host,host/name`, `redis+cluster://host,host` | none: a failover forgets |
+//! | `postgres` | `postgres://user@host/database` | by the server's settings |
+//! | `memcached` | `memcached://host:11211,host:11211` | none: gone with the server, and under memory pressure |
+//! | `tls` | `rediss://…`, and PostgreSQL's `sslmode` | |
 //!
 //! The backends' own options are parameters of the URL; each backend's crate documents them, and an unknown one is an error.
 //! A backend of your own goes in without this function: [`Sessions::builder`] takes any [`LockingStore`].
@@ -31,12 +36,28 @@ pub use session_core::*;
 
 #[cfg(feature = "file")]
 pub use session_file as file;
+#[cfg(feature = "memcached")]
+pub use session_memcached as memcached;
+#[cfg(feature = "postgres")]
+pub use session_postgres as postgres;
+#[cfg(feature = "redis")]
+pub use session_redis as redis;
 
 /// A store behind one type.
 pub type Store = Arc<dyn LockingStore>;
 
 /// What there is: scheme, feature, and whether it was compiled in.
-const BACKENDS: &[(&str, &str, bool)] = &[("memory", "", true), ("file", "file", cfg!(feature = "file"))];
+const BACKENDS: &[(&str, &str, bool)] = &[
+    ("memory", "", true),
+    ("file", "file", cfg!(feature = "file")),
+    ("redis", "redis", cfg!(feature = "redis")),
+    ("rediss", "redis` and `tls", cfg!(all(feature = "redis", feature = "tls"))),
+    ("redis+sentinel", "redis-sentinel", cfg!(feature = "redis-sentinel")),
+    ("redis+cluster", "redis-cluster", cfg!(feature = "redis-cluster")),
+    ("postgres", "postgres", cfg!(feature = "postgres")),
+    ("postgresql", "postgres", cfg!(feature = "postgres")),
+    ("memcached", "memcached", cfg!(feature = "memcached")),
+];
 
 /// Connects to the store that a URL names.
 ///
@@ -49,6 +70,18 @@ pub async fn connect(url: &str) -> Result<Store> {
         "memory" => memory(url),
         #[cfg(feature = "file")]
         "file" => Ok(Arc::new(session_file::FileStore::open(session_file::FileConfig::from_url(url)?)?)),
+        #[cfg(feature = "redis")]
+        _ if redis::config::is_ours(scheme) => Ok(Arc::new(redis::RedisStore::connect_url(url).await?)),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            let config = postgres::PostgresConfig::from_url(url)?;
+            Ok(Arc::new(postgres::PostgresStore::connect(config).await?))
+        }
+        #[cfg(feature = "memcached")]
+        "memcached" => {
+            let config = memcached::MemcachedConfig::from_url(url)?;
+            Ok(Arc::new(memcached::MemcachedStore::connect(&config).await?))
+        }
         _ => Err(unknown(scheme)),
     }
 }
