@@ -18,24 +18,17 @@
 //! a length that was not checked.
 
 use crate::{
-    Codec, Error, ErrorKind, Random, Result, SessionId, StorageKey, environment::draw, record::Record,
+    Codec, Error, ErrorKind, Random, Result, SessionId, StorageKey, compression, environment::draw,
+    record::Record,
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use flate2::{Compression, bufread::DeflateDecoder, write::DeflateEncoder};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use std::{
-    io::{Read as _, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 const FORMAT: u8 = 1;
 const DEFLATED: u8 = 1;
 const HEAD: usize = 8;
-
-/// What deflating and inflating take time for: beyond this it is done off the async threads.
-const HEAVY: usize = 64 << 10;
 
 /// The id of one commit, kept in the record so that a lost reply can be looked up.
 pub(crate) type CommitId = [u8; 8];
@@ -133,7 +126,11 @@ impl Tombstone {
     pub(crate) fn follow(&self, old: &SessionId, now: Duration) -> Result<Option<SessionId>> {
         let Some(grace) = self.grace.as_ref().filter(|grace| grace.until > now) else { return Ok(None) };
         let new = grace.open(old)?;
-        if new.storage_key() == self.successor { Ok(Some(new)) } else { Err(damaged("a foreign tombstone")) }
+        if new.storage_key() == self.successor {
+            Ok(Some(new))
+        } else {
+            Err(Error::damaged("a foreign tombstone"))
+        }
     }
 }
 
@@ -166,13 +163,9 @@ impl Envelope {
         let body = self.body()?;
         within(body.len(), limits.inflated, "bytes of session data (max_inflated)")?;
         let body = body.freeze();
-        let (flags, body) = if body.len() < limits.compress_from {
-            (0, body)
-        } else {
-            let plain = body.clone();
-            let deflated = off_thread(body.len(), move || deflate(&plain)).await?;
-            if deflated.len() < body.len() { (DEFLATED, deflated) } else { (0, body) }
-        };
+        let deflated =
+            if body.len() < limits.compress_from { None } else { compression::deflate(&body).await? };
+        let (flags, body) = deflated.map_or((0, body), |deflated| (DEFLATED, deflated));
         within(HEAD + body.len(), limits.stored, "bytes as stored (max_stored)")?;
         let mut whole = BytesMut::with_capacity(HEAD + body.len());
         let head = [FORMAT, flags, kind, codec];
@@ -185,16 +178,18 @@ impl Envelope {
     fn body(&self) -> Result<BytesMut> {
         let mut body = BytesMut::with_capacity(256);
         let commits = self.commits();
-        body.put_u8(u8::try_from(commits.0.len()).map_err(|_| too_large("commits"))?);
+        body.put_u8(u8::try_from(commits.0.len()).map_err(|_| Error::too_large("commits"))?);
         commits.0.iter().for_each(|id| body.put_slice(id));
         match self {
             Self::Live(live) => {
                 body.put_u64_le(millis(live.deadline));
-                body.put_u32_le(u32::try_from(live.record.values.len()).map_err(|_| too_large("values"))?);
+                body.put_u32_le(
+                    u32::try_from(live.record.values.len()).map_err(|_| Error::too_large("values"))?,
+                );
                 for (name, value) in &live.record.values {
-                    body.put_u16_le(u16::try_from(name.len()).map_err(|_| too_large("a key's name"))?);
+                    body.put_u16_le(u16::try_from(name.len()).map_err(|_| Error::too_large("a key's name"))?);
                     body.put_slice(name.as_bytes());
-                    body.put_u32_le(u32::try_from(value.len()).map_err(|_| too_large("a value"))?);
+                    body.put_u32_le(u32::try_from(value.len()).map_err(|_| Error::too_large("a value"))?);
                     body.put_slice(value);
                 }
             }
@@ -219,35 +214,35 @@ impl Envelope {
     /// the limit, [`ErrorKind::Unsupported`] for a codec that is not compiled in.
     pub(crate) async fn decode(stored: Bytes, limits: Limits) -> Result<Self> {
         let (Some((head, rest)), true) = (stored.split_first_chunk::<4>(), stored.len() >= HEAD) else {
-            return Err(damaged("shorter than its head"));
+            return Err(Error::damaged("shorter than its head"));
         };
         let [format, flags, kind, codec] = *head;
         if format != FORMAT {
-            return Err(damaged(format!("unknown format {format}")));
+            return Err(Error::damaged(format!("unknown format {format}")));
         }
         let mut sum = &rest[..4];
         let body = stored.slice(HEAD..);
         if sum.get_u32_le() != checksum(head, &body) {
-            return Err(damaged("the checksum differs"));
+            return Err(Error::damaged("the checksum differs"));
         }
         let body = match flags {
             0 => {
                 within(body.len(), limits.inflated, "bytes of session data (max_inflated)").map(|()| body)?
             }
             DEFLATED => {
-                let length = claimed_length(&body)?;
+                let length = compression::claimed_length(&body)?;
                 within(length, limits.inflated, "bytes when inflated (max_inflated)")?;
-                off_thread(length, move || inflate(&body[4..], length)).await?
+                compression::inflate(body, length).await?
             }
-            _ => return Err(damaged(format!("unknown flags {flags:#x}"))),
+            _ => return Err(Error::damaged(format!("unknown flags {flags:#x}"))),
         };
         let mut reader = Reader(body);
         let envelope = match (kind, codec) {
             (0, codec) => Self::Live(reader.live(Codec::from_id(codec)?)?),
             (1, 0) => Self::Tombstone(reader.tombstone()?),
-            _ => return Err(damaged(format!("unknown kind {kind}"))),
+            _ => return Err(Error::damaged(format!("unknown kind {kind}"))),
         };
-        if reader.0.is_empty() { Ok(envelope) } else { Err(damaged("bytes are left over")) }
+        if reader.0.is_empty() { Ok(envelope) } else { Err(Error::damaged("bytes are left over")) }
     }
 }
 
@@ -257,7 +252,7 @@ struct Reader(Bytes);
 impl Reader {
     fn take(&mut self, length: usize) -> Result<Bytes> {
         if length > self.0.len() {
-            return Err(damaged("it ends too early"));
+            return Err(Error::damaged("it ends too early"));
         }
         Ok(self.0.split_to(length))
     }
@@ -271,7 +266,7 @@ impl Reader {
     fn commits(&mut self) -> Result<Commits> {
         let [number] = self.array()?;
         if usize::from(number) > Commits::KEPT {
-            return Err(damaged("too many commits"));
+            return Err(Error::damaged("too many commits"));
         }
         (0..number).map(|_| self.array()).collect::<Result<_>>().map(Commits)
     }
@@ -284,12 +279,13 @@ impl Reader {
         for _ in 0..number {
             let length = u16::from_le_bytes(self.array()?);
             let name = self.take(length.into())?;
-            let name = std::str::from_utf8(&name).map_err(|_| damaged("a name is not UTF-8"))?;
+            let name = std::str::from_utf8(&name).map_err(|_| Error::damaged("a name is not UTF-8"))?;
             if record.values.last_key_value().is_some_and(|(last, _)| last.as_str() >= name) {
-                return Err(damaged("names do not ascend"));
+                return Err(Error::damaged("names do not ascend"));
             }
             let length = u32::from_le_bytes(self.array()?);
-            let length = usize::try_from(length).map_err(|_| damaged("a value is longer than the memory"))?;
+            let length =
+                usize::try_from(length).map_err(|_| Error::damaged("a value is longer than the memory"))?;
             record.values.insert(name.to_owned(), self.take(length)?);
         }
         Ok(Live { commits, deadline, record: Arc::new(record) })
@@ -305,7 +301,7 @@ impl Reader {
                 nonce: self.array()?,
                 sealed: self.array()?,
             }),
-            _ => return Err(damaged("unknown grace")),
+            _ => return Err(Error::damaged("unknown grace")),
         };
         Ok(Tombstone { commits, successor, grace })
     }
@@ -318,45 +314,6 @@ fn checksum(head: &[u8; 4], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The small ones well, the big ones fast.
-fn deflate(body: &[u8]) -> Result<Bytes> {
-    let level = if body.len() <= 16 << 10 { Compression::new(6) } else { Compression::fast() };
-    let length = u32::try_from(body.len()).map_err(|_| too_large("session data"))?;
-    let mut encoder = DeflateEncoder::new(length.to_le_bytes().to_vec(), level);
-    let written = encoder.write_all(body).and_then(|()| encoder.finish());
-    Ok(written.map_err(|error| Error::new(ErrorKind::Encode, "commit").with_source(error))?.into())
-}
-
-fn claimed_length(body: &[u8]) -> Result<usize> {
-    let Some((length, _)) = body.split_first_chunk() else { return Err(damaged("it ends too early")) };
-    usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged("longer than the memory"))
-}
-
-/// Exactly `length` bytes, and never more memory than that, whatever the stream holds.
-fn inflate(stream: &[u8], length: usize) -> Result<Bytes> {
-    let mut decoder = DeflateDecoder::new(stream);
-    let mut body = Vec::new();
-    // Grows with what really comes out: a claim alone allocates nothing.
-    let limit = u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1);
-    let read = (&mut decoder).take(limit).read_to_end(&mut body);
-    match read {
-        Ok(read) if read == length && decoder.total_in() == stream.len() as u64 => Ok(body.into()),
-        Ok(_) => Err(damaged("it inflates to another length")),
-        Err(error) => Err(damaged("it does not inflate").with_source(error)),
-    }
-}
-
-/// Runs what takes long for its size where it stops nobody.
-async fn off_thread(size: usize, work: impl FnOnce() -> Result<Bytes> + Send + 'static) -> Result<Bytes> {
-    if size <= HEAVY {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Error::new(ErrorKind::Unavailable, "compression").with_source(error)),
-    }
-}
-
 /// Whole milliseconds, rounded down.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -367,12 +324,4 @@ fn within(size: usize, limit: usize, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::TooLarge, "session").with_context(format!("{size} {what}, at most {limit}")))
-}
-
-fn too_large(what: &'static str) -> Error {
-    Error::new(ErrorKind::TooLarge, "commit").with_context(what)
-}
-
-fn damaged(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Damaged, "load").with_context(what)
 }

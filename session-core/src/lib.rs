@@ -39,10 +39,12 @@
 
 mod codec;
 mod commit;
+mod compression;
 mod engine;
 mod envelope;
 mod environment;
 mod error;
+mod found;
 mod hold;
 mod id;
 mod key;
