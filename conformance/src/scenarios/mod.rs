@@ -74,7 +74,7 @@
 //! | fresh sessions for the operations of the cell | [`Lab::batches`](crate::scenario::Lab::batches); ids for driver scenarios: [`empty_batches`](crate::scenario::Lab::empty_batches), [`fresh_id`](crate::scenario::Lab::fresh_id), [`Id::key`](crate::system::Id::key) |
 //! | this task's share of them | [`Task::turns`](crate::scenario::Task::turns): all tasks enter each session together |
 //! | an operation under test | [`Task::attempt`](crate::scenario::Task::attempt); [`begin`](crate::scenario::Task::begin) when the note is known at the end only |
-//! | sessions | [`Task::system`](crate::scenario::Task::system), [`system_of`](crate::scenario::Task::system_of) another strategy, [`system_over`](crate::scenario::Task::system_over) a wrapped store; the same on [`Lab`](crate::scenario::Lab) |
+//! | sessions | [`Task::system`](crate::scenario::Task::system), [`system_of`](crate::scenario::Task::system_of) another strategy, [`system_over`](crate::scenario::Task::system_over) a wrapped store, [`patient_system`](crate::scenario::Task::patient_system) with a long lease; the same on [`Lab`](crate::scenario::Lab) |
 //! | the product itself, the driver itself | [`Task::sessions`](crate::scenario::Task::sessions), [`Task::store`](crate::scenario::Task::store) |
 //! | a store that cuts, delays, swallows | [`Script::wrap`](crate::scenario::Script::wrap) for all tasks of a process, `system_over` for one task; [`Wrapper`](crate::wrapper::Wrapper) changes one method and leaves the rest |
 //! | two parties, in two processes where there are several | [`Task::across`](crate::scenario::Task::across) |

@@ -53,8 +53,8 @@ async fn open_all<'a>(task: &'a Task<Part>, plan: &[Id]) -> Vec<Open<'a>> {
 }
 
 /// Changes this task's share of the same sessions.
-async fn write_share(task: &Task<Part>, plan: &[Id]) {
-    let (others, system) = (task.ranks() - 1, task.system());
+async fn write_share(task: &Task<Part>, plan: &[Id]) -> Trial {
+    let (others, system) = (task.ranks() - 1, task.patient_system()?);
     for (session, id) in plan.iter().enumerate().skip(task.rank() - 1).step_by(others) {
         let begun = task.begin(session);
         let (asked, mut waited) = (now(), None);
@@ -70,6 +70,7 @@ async fn write_share(task: &Task<Part>, plan: &[Id]) {
             break; // one is enough, and each of the others would wait as long
         }
     }
+    Ok(())
 }
 
 async fn judge(
@@ -150,7 +151,7 @@ impl Script for PausedHolderCannotWrite {
             return Ok(());
         }
         task.wait("paused/0").await?;
-        write_share(task, plan).await;
+        write_share(task, plan).await?;
         let all = task.ranks() - 1;
         task.barrier_of("written by all", all, Duration::from_secs(60)).await?;
         task.signal("written", true).await
@@ -183,8 +184,7 @@ impl Script for KilledHolderFreesInTime {
             return task.kill().await;
         }
         task.wait("killed/0").await?;
-        write_share(task, plan).await;
-        Ok(())
+        write_share(task, plan).await
     }
 
     async fn judge(lab: &Lab, plan: &Vec<Id>, found: &Findings<Part>) -> Trial<Judgement> {

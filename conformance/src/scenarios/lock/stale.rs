@@ -60,7 +60,7 @@ impl StaleHolderCannotWrite {
     async fn write_meanwhile(task: &Task<Part>, plan: &[Id], which: usize) -> Trial {
         let session = BOTH.len() * task.across() + which;
         task.wait(format!("opened/{session}")).await?;
-        let system = task.system();
+        let system = task.patient_system()?;
         let write = async {
             let mut request = system.request(&plan[session]).await?;
             request.change("count", Change::Add(1)).await?;
