@@ -131,7 +131,7 @@ impl Application {
     async fn new(store: RedisStore) -> Self {
         let sessions = Sessions::builder(store).build().expect("settings");
         let session = sessions.create();
-        session.insert(Self::TEXT, &"x".repeat(900)).expect("inserted");
+        session.insert(Self::TEXT, &"x".repeat(700)).expect("inserted");
         session.commit().await.expect("committed");
         let id = session.id().expect("stored");
         Self { sessions, id }
