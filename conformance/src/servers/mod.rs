@@ -49,12 +49,17 @@ pub trait ServerControl: Debug + Send + Sync {
     async fn cut(&self) -> io::Result<()>;
 }
 
-/// A child process that does not outlive its owner.
+/// A child process that does not outlive its owner, however that ends.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     pid: Pid,
+    /// Ends it when its own standard input does, which it does with this process: a test that is killed drops nothing.
+    watchdog: Child,
 }
+
+/// Waits for the end of its input, then kills the process that it was given. What is meant for the owner does not end it first.
+const WATCHDOG: &str = "trap '' HUP INT TERM; read -r _; kill -9 \"$0\"";
 
 impl Process {
     /// Starts it, without standard input.
@@ -62,8 +67,17 @@ impl Process {
     /// # Errors
     /// When the program is missing or cannot be started.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        let child = command.stdin(Stdio::null()).spawn()?;
-        Ok(Self { pid: Pid::from_child(&child), child })
+        let mut child = command.stdin(Stdio::null()).spawn()?;
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, &child.id().to_string()]);
+        watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        match watchdog.spawn() {
+            Ok(watchdog) => Ok(Self { pid: Pid::from_child(&child), child, watchdog }),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
     }
 
     /// Stops it where it is (SIGSTOP).
@@ -90,15 +104,24 @@ impl Process {
 
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        let ended = !matches!(self.child.try_wait(), Ok(None));
+        if ended {
+            end(&mut self.watchdog); // from now on the process id may be another's
+        }
+        ended
     }
 
     /// Ends it without warning (SIGKILL, also when it is stopped) and waits until it is gone.
     pub fn kill(&mut self) {
-        // Both fail only when it is gone already, which is what is wanted.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        end(&mut self.watchdog); // first: later the process id may be another's
+        end(&mut self.child);
     }
+}
+
+fn end(child: &mut Child) {
+    // Both fail only when it is gone already, which is what is wanted.
+    drop(child.kill());
+    drop(child.wait());
 }
 
 impl Drop for Process {
@@ -156,5 +179,18 @@ where
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{program} does not answer")));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_does_not_outlive_its_owner() {
+        let mut process = Process::spawn(Command::new("sleep").arg("20")).expect("a process");
+        drop(process.watchdog.stdin.take()); // what the end of this program would do
+        let status = process.child.wait().expect("it is ours");
+        assert!(!status.success(), "it slept to its end");
     }
 }
