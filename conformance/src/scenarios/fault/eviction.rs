@@ -80,7 +80,7 @@ async fn fill(lab: &Lab) -> Trial<(Vec<Record>, Option<String>)> {
             Err(error) => return Err(Trouble::wrong(format!("out of memory, it says: {error:?}"))),
         }
         // The oldest goes first, or some at random.
-        if records.len() % LOOK == 0 {
+        if records.len().is_multiple_of(LOOK) {
             let from = records.len() - LOOK;
             for record in records[oldest..].iter().take(1).chain(records[from / 2..].iter().take(4)) {
                 if store.load(&record.key).await?.is_none() {
