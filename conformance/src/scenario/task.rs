@@ -128,13 +128,21 @@ impl<N: Serialize + Send> Task<N> {
         Ok(Systems::new(store, self.seat.systems.settings())?.of(self.strategy()))
     }
 
-    /// Sessions by the strategy of this cell, of a party whose lease must not run out, where those of the others must.
+    /// Sessions by the strategy of this cell, set up in another way: by what the store can, for one. They share nothing with other
+    /// tasks but the store.
+    ///
+    /// # Errors
+    /// When the settings are refused.
+    pub fn system_with(&self, settings: Settings) -> Trial<Arc<dyn System>> {
+        Ok(Systems::new(Arc::clone(self.store()), settings)?.of(self.strategy()))
+    }
+
+    /// The same of a party whose lease must not run out, where those of the others must.
     ///
     /// # Errors
     /// When the settings are refused.
     pub fn patient_system(&self) -> Trial<Arc<dyn System>> {
-        let settings = self.seat.systems.settings().lease(Settings::DEFAULT.lease);
-        Ok(Systems::new(Arc::clone(self.store()), settings)?.of(self.strategy()))
+        self.system_with(self.seat.systems.settings().lease(Settings::DEFAULT.lease))
     }
 
     /// The product itself, where a scenario is about more than [`System`] can say.
