@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 /// A tombstone outlives every request that may still use the old id.
 const TOMBSTONE_TTL: Duration = Duration::from_mins(5);
 
-/// After so many conflicts in a row a commit takes the lock: then it is its turn for certain.
+/// After so many conflicts in a row a commit takes the lock, where it can be had: then it is its turn.
 const PATIENCE: u32 = 3;
 
 /// What one request did to a session.
@@ -87,6 +87,7 @@ impl Core {
             prepared: None,
             uncertain: false,
             wants_lock: false,
+            lock_free: false,
             replays: 0,
             lost_replies: 0,
         };
@@ -112,6 +113,8 @@ struct Writer<'a> {
     /// A write of the present base was sent and its reply was lost: it may land as long as that version is there.
     uncertain: bool,
     wants_lock: bool,
+    /// The lock was not to be had where it is not needed: it is not asked for again.
+    lock_free: bool,
     replays: u32,
     lost_replies: u32,
 }
@@ -167,8 +170,10 @@ impl Writer<'_> {
         self.line_up().await;
         loop {
             let verdict = if self.wants_lock && self.hold.is_none() {
-                let fresh = self.take_lock().await?;
-                self.rebase(fresh).await?
+                match self.take_lock().await? {
+                    Some(fresh) => self.rebase(fresh).await?,
+                    None => Verdict::Send,
+                }
             } else {
                 match self.send().await? {
                     Sent::Replied(Replaced::Done(version)) => return self.finish(version),
@@ -333,7 +338,7 @@ impl Writer<'_> {
         let nothing = !self.rotate && principal_stays && record == *fresh.live.record;
         self.record = Arc::new(record);
         self.base = fresh;
-        self.wants_lock |= self.replays >= PATIENCE;
+        self.wants_lock |= self.replays >= PATIENCE && !self.lock_free;
         Ok(if nothing { Verdict::Nothing } else { Verdict::Send })
     }
 
@@ -379,14 +384,25 @@ impl Writer<'_> {
         }
     }
 
-    async fn take_lock(&mut self) -> Result<Stored> {
+    /// The record as the holder of the lock finds it. `None`: the lock is not to be had, and is not needed either.
+    async fn take_lock(&mut self) -> Result<Option<Stored>> {
         self.turn = None;
-        let Some((hold, stored)) = self.core.lock(&self.key).await? else {
-            self.uncertain = false; // whatever is under way finds nothing to replace
-            return Err(gone());
-        };
-        self.hold = Some(hold);
-        Ok(stored)
+        match self.core.lock(&self.key).await {
+            Ok(Some((hold, stored))) => {
+                self.hold = Some(hold);
+                Ok(Some(stored))
+            }
+            Ok(None) => {
+                self.uncertain = false; // whatever is under way finds nothing to replace
+                Err(gone())
+            }
+            // Nothing fences: the lock was to save conflicts, and another's lease does not stop a write.
+            Err(error) if error.kind() == ErrorKind::Busy && !self.core.store.capabilities().fencing => {
+                (self.wants_lock, self.lock_free) = (false, true);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Loads what there is after a lost reply, as often as it takes within reason.

@@ -18,24 +18,17 @@
 //! a length that was not checked.
 
 use crate::{
-    Codec, Error, ErrorKind, Random, Result, SessionId, StorageKey, environment::draw, record::Record,
+    Codec, Error, ErrorKind, Random, Result, SessionId, StorageKey, compression, environment::draw,
+    record::Record,
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use flate2::{Compression, bufread::DeflateDecoder, write::DeflateEncoder};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use std::{
-    io::{Read as _, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 const FORMAT: u8 = 1;
 const DEFLATED: u8 = 1;
 const HEAD: usize = 8;
-
-/// What deflating and inflating take time for: beyond this it is done off the async threads.
-const HEAVY: usize = 64 << 10;
 
 /// The id of one commit, kept in the record so that a lost reply can be looked up.
 pub(crate) type CommitId = [u8; 8];
@@ -166,13 +159,9 @@ impl Envelope {
         let body = self.body()?;
         within(body.len(), limits.inflated, "bytes of session data (max_inflated)")?;
         let body = body.freeze();
-        let (flags, body) = if body.len() < limits.compress_from {
-            (0, body)
-        } else {
-            let plain = body.clone();
-            let deflated = off_thread(body.len(), move || deflate(&plain)).await?;
-            if deflated.len() < body.len() { (DEFLATED, deflated) } else { (0, body) }
-        };
+        let deflated =
+            if body.len() < limits.compress_from { None } else { compression::deflate(&body).await? };
+        let (flags, body) = deflated.map_or((0, body), |deflated| (DEFLATED, deflated));
         within(HEAD + body.len(), limits.stored, "bytes as stored (max_stored)")?;
         let mut whole = BytesMut::with_capacity(HEAD + body.len());
         let head = [FORMAT, flags, kind, codec];
@@ -235,9 +224,9 @@ impl Envelope {
                 within(body.len(), limits.inflated, "bytes of session data (max_inflated)").map(|()| body)?
             }
             DEFLATED => {
-                let length = claimed_length(&body)?;
+                let length = compression::claimed_length(&body)?;
                 within(length, limits.inflated, "bytes when inflated (max_inflated)")?;
-                off_thread(length, move || inflate(&body[4..], length)).await?
+                compression::inflate(body, length).await?
             }
             _ => return Err(damaged(format!("unknown flags {flags:#x}"))),
         };
@@ -318,45 +307,6 @@ fn checksum(head: &[u8; 4], body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The small ones well, the big ones fast.
-fn deflate(body: &[u8]) -> Result<Bytes> {
-    let level = if body.len() <= 16 << 10 { Compression::new(6) } else { Compression::fast() };
-    let length = u32::try_from(body.len()).map_err(|_| too_large("session data"))?;
-    let mut encoder = DeflateEncoder::new(length.to_le_bytes().to_vec(), level);
-    let written = encoder.write_all(body).and_then(|()| encoder.finish());
-    Ok(written.map_err(|error| Error::new(ErrorKind::Encode, "commit").with_source(error))?.into())
-}
-
-fn claimed_length(body: &[u8]) -> Result<usize> {
-    let Some((length, _)) = body.split_first_chunk() else { return Err(damaged("it ends too early")) };
-    usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged("longer than the memory"))
-}
-
-/// Exactly `length` bytes, and never more memory than that, whatever the stream holds.
-fn inflate(stream: &[u8], length: usize) -> Result<Bytes> {
-    let mut decoder = DeflateDecoder::new(stream);
-    let mut body = Vec::new();
-    // Grows with what really comes out: a claim alone allocates nothing.
-    let limit = u64::try_from(length).unwrap_or(u64::MAX).saturating_add(1);
-    let read = (&mut decoder).take(limit).read_to_end(&mut body);
-    match read {
-        Ok(read) if read == length && decoder.total_in() == stream.len() as u64 => Ok(body.into()),
-        Ok(_) => Err(damaged("it inflates to another length")),
-        Err(error) => Err(damaged("it does not inflate").with_source(error)),
-    }
-}
-
-/// Runs what takes long for its size where it stops nobody.
-async fn off_thread(size: usize, work: impl FnOnce() -> Result<Bytes> + Send + 'static) -> Result<Bytes> {
-    if size <= HEAVY {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Error::new(ErrorKind::Unavailable, "compression").with_source(error)),
-    }
-}
-
 /// Whole milliseconds, rounded down.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
@@ -369,10 +319,10 @@ fn within(size: usize, limit: usize, what: &str) -> Result<()> {
     Err(Error::new(ErrorKind::TooLarge, "session").with_context(format!("{size} {what}, at most {limit}")))
 }
 
-fn too_large(what: &'static str) -> Error {
+pub(crate) fn too_large(what: &'static str) -> Error {
     Error::new(ErrorKind::TooLarge, "commit").with_context(what)
 }
 
-fn damaged(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+pub(crate) fn damaged(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Damaged, "load").with_context(what)
 }

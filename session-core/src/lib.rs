@@ -39,6 +39,7 @@
 
 mod codec;
 mod commit;
+mod compression;
 mod engine;
 mod envelope;
 mod environment;

@@ -328,6 +328,32 @@ async fn a_commit_that_is_always_overtaken_ends_as_a_conflict() {
     assert_eq!(u64::from(left), overtaken.load(Relaxed), "only what the others wrote is in it");
 }
 
+/// Without fencing another's lease stops no write: a commit that asked for the lock to save conflicts goes on without it.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_overtaken_does_not_fail_for_a_lock_that_it_does_not_need() {
+    let clock = TokioClock::start();
+    let inner = MemoryStore::new(clock.clone(), Seeded::new(1));
+    let others = builder(inner.clone(), &clock).build().unwrap();
+    let id = new_session(&others).await;
+    let overtakes = Arc::new(AtomicU64::new(0));
+    let (left, by, of) = (Arc::clone(&overtakes), others.clone(), id.clone());
+    let store = Faulty::new(inner, move |_| {
+        if left.try_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+            return Fate::GOOD;
+        }
+        let (others, id) = (by.clone(), of.clone());
+        Fate::GOOD.then(|| async move { others.update(&id, increment).await.unwrap() })
+    });
+    let pair = Arc::new(Pair(store, MemoryLock::new(clock.clone())));
+    let holder = builder(Arc::clone(&pair), &clock).build().unwrap();
+    let held = holder.open(&id, Access::Exclusive).await.unwrap().unwrap();
+    let sessions = builder(pair, &clock).build().unwrap();
+    overtakes.store(4, Relaxed); // by then it has asked for the lock
+    sessions.update(&id, increment).await.unwrap();
+    assert_eq!(count(&others, &id).await, Some(5));
+    held.discard();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_committed_in_the_middle() {
     let world = world().await;
