@@ -151,6 +151,43 @@ async fn latency(
     );
 }
 
+/// One way over and over, for a profiler to watch.
+async fn profile(server: &PostgresServer, way: &str) {
+    let url = server.url();
+    let mode = if way == "lease" { LockMode::Lease } else { LockMode::Advisory };
+    let (store, all) = sessions(&url, "profile", mode).await;
+    let id = new_session(&all).await;
+    let key = id.storage_key();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let mut times = Vec::new();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let started = Instant::now();
+        match way {
+            "classical" => Classical::update(&mut connection, 1, Duration::ZERO).await,
+            "write" => write(&all, &id).await,
+            "read" => drop(all.read(&id).await.unwrap()),
+            "load" => drop(store.load(&key).await.unwrap()),
+            "replace" => {
+                let stored = store.load(&key).await.unwrap().unwrap();
+                let put = session_core::Put::new(stored.data.clone(), LEASE);
+                drop(store.replace(&key, stored.version, &put).await.unwrap());
+            }
+            "driver" => {
+                use session_core::LockingStore as _;
+                let token = Token::random(&SystemRandom).unwrap();
+                let loaded = store.acquire_and_load(&key, token, LEASE, LEASE).await.unwrap();
+                let session_core::Loaded::Granted(grant, stored) = loaded else { panic!() };
+                let put = session_core::Put::new(stored.data.clone(), LEASE);
+                drop(store.replace_and_release(&grant, stored.version, &put).await.unwrap());
+            }
+            _ => exclusive(&all, &id, Duration::ZERO).await,
+        }
+        times.push(started.elapsed());
+    }
+    println!("{way}: {:.0} us, {}", micros(median(&mut times)), times.len());
+}
+
 /// Statements as the server counts them, round trips as the proxy does.
 async fn counts(server: &PostgresServer) {
     const OPERATIONS: u64 = 100;
@@ -347,6 +384,9 @@ async fn run() {
     Classical::prepare(&server).await;
     if std::env::var("BENCH_TIMES").is_ok() {
         return counts(&server).await;
+    }
+    if let Ok(way) = std::env::var("BENCH_PROFILE") {
+        return profile(&server, &way).await;
     }
     latency(&server, server.address(), "Loopback", 50, (0.75, 0.52)).await;
     let proxy = Proxy::start(server.address(), Duration::from_micros(700)).await.unwrap();

@@ -5,7 +5,7 @@ use crate::{
     config::{LockMode, PostgresConfig, Statements},
     failure,
     lease::Lease,
-    link::{self, NONCE},
+    link::{self, NONCE, PLAN_ONCE},
     pool::{Arg, Pool, Sql},
     record::{self, left, micros},
     schema,
@@ -270,6 +270,7 @@ fn directly(config: &PostgresConfig) -> sqlx::postgres::PgConnectOptions {
     let limit = format!("{}ms", config.timeout.as_millis().max(1));
     config.server.clone().options([
         ("default_transaction_isolation", "read committed"),
+        PLAN_ONCE,
         // What this side has given up is not carried out later.
         ("statement_timeout", limit.as_str()),
     ])
