@@ -26,6 +26,8 @@
 //! [`Instance`], is set up, worked on by tasks here or in [workers](worker), and judged from what was recorded and what can be read at the end. Scenarios about
 //! sessions see them through [`system::System`], so that they can judge the product, the controls, and a foreign system alike.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod cancellation;
 mod cell;
 pub mod history;

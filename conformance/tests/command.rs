@@ -185,3 +185,45 @@ fn its_own_processes_work_on_one_store() {
     assert!(lines.contains("file blind concurrency/increments_are_all_kept, 3 processes: loses"), "{lines}");
     assert!(lines.contains("3 processes: pass (120 acknowledged"), "{lines}");
 }
+
+#[test]
+fn a_bench_has_a_row_for_each_operation_at_each_point() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("bench.json");
+    let json = path.to_str().expect("a path");
+    let backends =
+        ["--backend", "memory", "--backend", "file", "--backend", "redis", "--backend", "postgres"];
+    let points = ["--backend", "memcached", "--tasks", "1,2", "--contention", "uncontended,contended,zipf"];
+    let output =
+        command(&[&["bench"][..], &backends, &points, &["--seconds", "0.05", "--json", json]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 tasks, zipf, 1 KiB"));
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    let rows = report["rows"].as_array().expect("a list");
+    let servers = report["header"]["servers"].as_object().expect("an object");
+    assert_eq!(rows.len(), 4 * (4 * servers.len() - 1), "memory has no classical way");
+    for row in rows {
+        let row = row.as_object().expect("an object");
+        let promised = [
+            "backend",
+            "operation",
+            "tasks",
+            "size",
+            "contention",
+            "p50_us",
+            "p90_us",
+            "p99_us",
+            "p999_us",
+            "ops_per_s",
+            "trips",
+            "vs_floor",
+            "vs_classical",
+        ];
+        assert!(promised.iter().all(|field| row.contains_key(*field)), "{row:?}");
+        assert_eq!(row["failed"], 0, "{row:?}");
+        let served = !["memory", "file"].contains(&row["backend"].as_str().expect("a name"));
+        assert_eq!(row["trips"].is_number(), served, "{row:?}");
+        let alone = row["contention"] == "uncontended" && row["operation"] != "classical";
+        assert_eq!(row["vs_floor"].is_number(), alone && row["backend"] != "memory", "{row:?}");
+    }
+}

@@ -5,8 +5,9 @@
 
 use crate::{
     Effect, Error, ErrorKind, PrincipalKey, Put, Replaced, Result, SessionId, StorageKey, Stored, Version,
-    engine::{Base, Core, Found, MAX_LOST_REPLIES},
+    engine::{Core, MAX_LOST_REPLIES},
     envelope::{CommitId, Commits, Envelope, Grace, Live, Tombstone},
+    found::{Base, Found},
     hold::Hold,
     log::Log,
     queue::Turn,

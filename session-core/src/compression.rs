@@ -1,9 +1,6 @@
 //! The body of an envelope, deflated: its length as u32, little-endian, then a raw deflate stream.
 
-use crate::{
-    Error, ErrorKind, Result,
-    envelope::{damaged, too_large},
-};
+use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use flate2::{Compress, Compression, FlushCompress, Status, bufread::DeflateDecoder};
 use std::{cell::RefCell, io::Read as _};
@@ -38,7 +35,7 @@ pub(crate) async fn deflate(body: &Bytes) -> Result<Option<Bytes>> {
 }
 
 fn run(compressor: &mut Compress, body: &[u8]) -> Result<Option<Bytes>> {
-    let length = u32::try_from(body.len()).map_err(|_| too_large("session data"))?;
+    let length = u32::try_from(body.len()).map_err(|_| Error::too_large("session data"))?;
     // Room for what is worth keeping, and no more: who does not come to an end in it is not smaller.
     let mut deflated = Vec::with_capacity(body.len());
     deflated.extend_from_slice(&length.to_le_bytes());
@@ -52,9 +49,9 @@ fn run(compressor: &mut Compress, body: &[u8]) -> Result<Option<Bytes>> {
 /// How long the body says that it will be.
 pub(crate) fn claimed_length(deflated: &[u8]) -> Result<usize> {
     let Some((length, _)) = deflated.split_first_chunk::<CLAIM>() else {
-        return Err(damaged("it ends too early"));
+        return Err(Error::damaged("it ends too early"));
     };
-    usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged("longer than the memory"))
+    usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Error::damaged("longer than the memory"))
 }
 
 /// Exactly `length` bytes, and never more memory than that, whatever the stream holds.
@@ -68,8 +65,8 @@ pub(crate) async fn inflate(deflated: Bytes, length: usize) -> Result<Bytes> {
         let read = (&mut decoder).take(limit).read_to_end(&mut body);
         match read {
             Ok(read) if read == length && decoder.total_in() == stream.len() as u64 => Ok(body.into()),
-            Ok(_) => Err(damaged("it inflates to another length")),
-            Err(error) => Err(damaged("it does not inflate").with_source(error)),
+            Ok(_) => Err(Error::damaged("it inflates to another length")),
+            Err(error) => Err(Error::damaged("it does not inflate").with_source(error)),
         }
     })
     .await

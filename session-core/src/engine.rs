@@ -2,9 +2,10 @@
 
 use crate::{
     Clock, Deleted, Effect, Error, ErrorKind, Inserted, Loaded, LockingStore, PrincipalKey, Put, Random,
-    Result, SessionId, StorageKey, Stored, Token, Touched, Version,
-    envelope::{Commits, Envelope, Live, Tombstone},
+    Result, SessionId, StorageKey, Stored, Token, Touched,
+    envelope::{Envelope, Live},
     environment::draw,
+    found::{Base, Found},
     hold::{Asked, Hold},
     queue::Queue,
     settings::Settings,
@@ -29,37 +30,6 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) queue: Arc<Queue>,
-}
-
-/// A session as it was found: what a commit builds on.
-#[derive(Clone, Debug)]
-pub(crate) struct Base {
-    pub(crate) version: Version,
-    pub(crate) live: Live,
-    pub(crate) ttl: Duration,
-    pub(crate) principal: Option<PrincipalKey>,
-}
-
-/// What stands under a key.
-pub(crate) enum Found {
-    Live(Base),
-    Tombstone(Version, Tombstone),
-}
-
-impl Found {
-    pub(crate) fn version(&self) -> Version {
-        match self {
-            Self::Live(base) => base.version,
-            Self::Tombstone(version, _) => *version,
-        }
-    }
-
-    pub(crate) fn commits(&self) -> &Commits {
-        match self {
-            Self::Live(base) => &base.live.commits,
-            Self::Tombstone(_, tombstone) => &tombstone.commits,
-        }
-    }
 }
 
 impl Core {

@@ -126,7 +126,11 @@ impl Tombstone {
     pub(crate) fn follow(&self, old: &SessionId, now: Duration) -> Result<Option<SessionId>> {
         let Some(grace) = self.grace.as_ref().filter(|grace| grace.until > now) else { return Ok(None) };
         let new = grace.open(old)?;
-        if new.storage_key() == self.successor { Ok(Some(new)) } else { Err(damaged("a foreign tombstone")) }
+        if new.storage_key() == self.successor {
+            Ok(Some(new))
+        } else {
+            Err(Error::damaged("a foreign tombstone"))
+        }
     }
 }
 
@@ -174,16 +178,18 @@ impl Envelope {
     fn body(&self) -> Result<BytesMut> {
         let mut body = BytesMut::with_capacity(256);
         let commits = self.commits();
-        body.put_u8(u8::try_from(commits.0.len()).map_err(|_| too_large("commits"))?);
+        body.put_u8(u8::try_from(commits.0.len()).map_err(|_| Error::too_large("commits"))?);
         commits.0.iter().for_each(|id| body.put_slice(id));
         match self {
             Self::Live(live) => {
                 body.put_u64_le(millis(live.deadline));
-                body.put_u32_le(u32::try_from(live.record.values.len()).map_err(|_| too_large("values"))?);
+                body.put_u32_le(
+                    u32::try_from(live.record.values.len()).map_err(|_| Error::too_large("values"))?,
+                );
                 for (name, value) in &live.record.values {
-                    body.put_u16_le(u16::try_from(name.len()).map_err(|_| too_large("a key's name"))?);
+                    body.put_u16_le(u16::try_from(name.len()).map_err(|_| Error::too_large("a key's name"))?);
                     body.put_slice(name.as_bytes());
-                    body.put_u32_le(u32::try_from(value.len()).map_err(|_| too_large("a value"))?);
+                    body.put_u32_le(u32::try_from(value.len()).map_err(|_| Error::too_large("a value"))?);
                     body.put_slice(value);
                 }
             }
@@ -208,16 +214,16 @@ impl Envelope {
     /// the limit, [`ErrorKind::Unsupported`] for a codec that is not compiled in.
     pub(crate) async fn decode(stored: Bytes, limits: Limits) -> Result<Self> {
         let (Some((head, rest)), true) = (stored.split_first_chunk::<4>(), stored.len() >= HEAD) else {
-            return Err(damaged("shorter than its head"));
+            return Err(Error::damaged("shorter than its head"));
         };
         let [format, flags, kind, codec] = *head;
         if format != FORMAT {
-            return Err(damaged(format!("unknown format {format}")));
+            return Err(Error::damaged(format!("unknown format {format}")));
         }
         let mut sum = &rest[..4];
         let body = stored.slice(HEAD..);
         if sum.get_u32_le() != checksum(head, &body) {
-            return Err(damaged("the checksum differs"));
+            return Err(Error::damaged("the checksum differs"));
         }
         let body = match flags {
             0 => {
@@ -228,15 +234,15 @@ impl Envelope {
                 within(length, limits.inflated, "bytes when inflated (max_inflated)")?;
                 compression::inflate(body, length).await?
             }
-            _ => return Err(damaged(format!("unknown flags {flags:#x}"))),
+            _ => return Err(Error::damaged(format!("unknown flags {flags:#x}"))),
         };
         let mut reader = Reader(body);
         let envelope = match (kind, codec) {
             (0, codec) => Self::Live(reader.live(Codec::from_id(codec)?)?),
             (1, 0) => Self::Tombstone(reader.tombstone()?),
-            _ => return Err(damaged(format!("unknown kind {kind}"))),
+            _ => return Err(Error::damaged(format!("unknown kind {kind}"))),
         };
-        if reader.0.is_empty() { Ok(envelope) } else { Err(damaged("bytes are left over")) }
+        if reader.0.is_empty() { Ok(envelope) } else { Err(Error::damaged("bytes are left over")) }
     }
 }
 
@@ -246,7 +252,7 @@ struct Reader(Bytes);
 impl Reader {
     fn take(&mut self, length: usize) -> Result<Bytes> {
         if length > self.0.len() {
-            return Err(damaged("it ends too early"));
+            return Err(Error::damaged("it ends too early"));
         }
         Ok(self.0.split_to(length))
     }
@@ -260,7 +266,7 @@ impl Reader {
     fn commits(&mut self) -> Result<Commits> {
         let [number] = self.array()?;
         if usize::from(number) > Commits::KEPT {
-            return Err(damaged("too many commits"));
+            return Err(Error::damaged("too many commits"));
         }
         (0..number).map(|_| self.array()).collect::<Result<_>>().map(Commits)
     }
@@ -273,12 +279,13 @@ impl Reader {
         for _ in 0..number {
             let length = u16::from_le_bytes(self.array()?);
             let name = self.take(length.into())?;
-            let name = std::str::from_utf8(&name).map_err(|_| damaged("a name is not UTF-8"))?;
+            let name = std::str::from_utf8(&name).map_err(|_| Error::damaged("a name is not UTF-8"))?;
             if record.values.last_key_value().is_some_and(|(last, _)| last.as_str() >= name) {
-                return Err(damaged("names do not ascend"));
+                return Err(Error::damaged("names do not ascend"));
             }
             let length = u32::from_le_bytes(self.array()?);
-            let length = usize::try_from(length).map_err(|_| damaged("a value is longer than the memory"))?;
+            let length =
+                usize::try_from(length).map_err(|_| Error::damaged("a value is longer than the memory"))?;
             record.values.insert(name.to_owned(), self.take(length)?);
         }
         Ok(Live { commits, deadline, record: Arc::new(record) })
@@ -294,7 +301,7 @@ impl Reader {
                 nonce: self.array()?,
                 sealed: self.array()?,
             }),
-            _ => return Err(damaged("unknown grace")),
+            _ => return Err(Error::damaged("unknown grace")),
         };
         Ok(Tombstone { commits, successor, grace })
     }
@@ -317,12 +324,4 @@ fn within(size: usize, limit: usize, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::TooLarge, "session").with_context(format!("{size} {what}, at most {limit}")))
-}
-
-pub(crate) fn too_large(what: &'static str) -> Error {
-    Error::new(ErrorKind::TooLarge, "commit").with_context(what)
-}
-
-pub(crate) fn damaged(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Damaged, "load").with_context(what)
 }

@@ -123,6 +123,16 @@ impl Error {
         Self::new(ErrorKind::Unavailable, operation).with_effect(Effect::Unknown).with_source(source)
     }
 
+    /// A stored record that is not what was written.
+    pub(crate) fn damaged(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Damaged, "load").with_context(what)
+    }
+
+    /// A part of a session beyond what its format can hold.
+    pub(crate) fn too_large(what: &'static str) -> Self {
+        Self::new(ErrorKind::TooLarge, "commit").with_context(what)
+    }
+
     /// The same error with another effect.
     #[must_use]
     pub fn with_effect(mut self, effect: Effect) -> Self {

@@ -44,6 +44,7 @@ mod engine;
 mod envelope;
 mod environment;
 mod error;
+mod found;
 mod hold;
 mod id;
 mod key;

@@ -2,7 +2,8 @@
 
 use crate::{
     Error, ErrorKind, PrincipalKey, Result, SessionIndex, StorageKey,
-    engine::{Base, Core, Found},
+    engine::Core,
+    found::{Base, Found},
 };
 use std::collections::{BTreeMap, HashSet};
 

@@ -4,7 +4,7 @@
 //! conflicts, not updates: who leaves it leaves what was written, so that the next one builds on it and is not refused. Whoever waits too long goes on
 //! without.
 
-use crate::{Error, ErrorKind, Result, StorageKey, engine::Base};
+use crate::{Error, ErrorKind, Result, StorageKey, found::Base};
 use std::{
     collections::HashMap,
     sync::{

@@ -24,7 +24,8 @@
 use crate::{
     Access, Error, ErrorKind, Key, PrincipalKey, Result, SessionId,
     commit::Work,
-    engine::{Base, Core, Found},
+    engine::Core,
+    found::{Base, Found},
     hold::Hold,
     log::{Log, Op},
     record::{Record, check_name},

@@ -47,6 +47,11 @@
 //! claim it; so waiters are served in turn, also those of other processes. memcached wakes nobody: the next in line asks
 //! again and again for some milliseconds, then with pauses of up to 4 ms.
 //!
+//! Writing and unlocking are two commands in one request, and memcached does the second also when it refuses the first. It refuses a
+//! holder's write only when somebody has written without the lock (a touch makes it keep both); the exclusive request is then over,
+//! and its driver takes the lock back in the request that reads the fresh record. Who gets in between is the only holder: the one before is
+//! told [`NotHolder`](session_core::Replaced::NotHolder), its request `LockLost`. `tests/driver/window.rs` forces each of these.
+//!
 //! # Several servers
 //! A session and its lock are on one server, chosen by consistent hashing of the servers' names. One that does not answer is
 //! [`Unavailable`](session_core::ErrorKind::Unavailable) for its sessions, and never replaced by another: its return would bring back what was destroyed
@@ -79,6 +84,7 @@ mod plain;
 mod ring;
 mod server;
 mod store;
+mod unlock;
 mod waiting;
 
 pub use config::{DEFAULT_PORT, MAX_PREFIX, MAX_SERVERS, MemcachedConfig, Node, Protocol};

@@ -76,7 +76,7 @@ impl RedisStore {
         let channel = crate::layout::channel(&config.prefix, &instance);
         Ok(Self(Arc::new(Inner {
             // A waiter may be late by one poll and a half. Not longer than the claim: when a dead one has let the first claim pass,
-            // all who died before it are known to be dead, and nobody waits for a second one (see tests/model.rs).
+            // all who died before it are known to be dead, and nobody waits for a second one (see tests/driver/model.rs).
             place: format!("{} {channel}", milliseconds(config.claim.min(config.poll * 5 / 2))),
             waiters: Waiters::new(router.clone(), channel),
             router,

@@ -2,9 +2,13 @@
 
 use super::backends::{self, Backend};
 use clap::{Parser, Subcommand};
-use session_conformance::{Strategy, Suite, scenarios};
+use session_conformance::{
+    Strategy, Suite,
+    bench::{Contention, Operation, Point},
+    scenarios,
+};
 use session_core::{Clock as _, SystemClock};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Shows which session stores lose updates.
 ///
@@ -24,6 +28,8 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Names every scenario with its claim.
     List,
+    /// Measures latency, against the same commands by hand and against the classical way.
+    Bench(BenchArgs),
     /// Works for a parent; nothing for people.
     #[command(hide = true)]
     Worker,
@@ -86,6 +92,120 @@ pub(super) struct RunArgs {
     pub(super) html: Option<PathBuf>,
 }
 
+const BENCH_EXAMPLES: &str = "\
+Without --tasks, --size, --compression and --contention: one task with 1 KiB, and from there along each of the four.
+With one of them: every combination of what is named; of the others the first.
+
+Examples:
+  session-conformance bench                                  a few minutes, everything that is here
+  session-conformance bench --backend redis --operation write --seconds 5
+  session-conformance bench --tasks 1,8,64 --size 1,16,256 --compression off,on --json bench.json";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub(super) struct BenchArgs {
+    /// A backend to measure; with a URL, that server, in a namespace of its own. All that are here, unless named.
+    #[arg(long, value_name = "NAME[=URL]", value_parser = backends::parse)]
+    backend: Vec<(&'static Backend, Option<String>)>,
+
+    /// Only these: read, write, exclusive, classical.
+    #[arg(long, value_name = "OPERATION,…", value_delimiter = ',')]
+    pub(super) operation: Vec<Operation>,
+
+    /// Tasks at once.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = number)]
+    tasks: Vec<usize>,
+
+    /// KiB in a session.
+    #[arg(long, value_name = "KIB,…", value_delimiter = ',', value_parser = kibibytes)]
+    size: Vec<usize>,
+
+    /// Sessions as they are (off), compressed (on).
+    #[arg(long, value_name = "off|on,…", value_delimiter = ',', value_parser = on_or_off)]
+    compression: Vec<bool>,
+
+    /// Each task its own session (uncontended), all on one (contended), or a thousand of which some are asked for more often (zipf).
+    #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
+    contention: Vec<Contention>,
+
+    /// How long each operation is measured at each point.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    pub(super) seconds: Duration,
+
+    /// What choices are drawn from.
+    #[arg(long, value_name = "N", default_value_t = any_seed(), hide_default_value = true)]
+    pub(super) seed: u64,
+
+    /// Writes the rows as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+
+    /// Writes the charts as one self-contained page.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// What is to be measured, and where.
+    pub(super) fn backends(&self) -> Vec<(&'static Backend, Option<String>)> {
+        chosen(&self.backend)
+    }
+
+    pub(super) fn points(&self) -> Vec<Point> {
+        let axes = [self.tasks.len(), self.size.len(), self.compression.len(), self.contention.len()];
+        if axes == [0; 4] {
+            return Point::quick();
+        }
+        let first = Point::default();
+        Point::cross(
+            or(&self.size, &[first.size]),
+            or(&self.compression, &[first.compression]),
+            or(&self.tasks, &[first.tasks]),
+            or(&self.contention, &[first.contention]),
+        )
+    }
+
+    pub(super) fn operations(&self) -> &[Operation] {
+        or(&self.operation, &Operation::ALL)
+    }
+}
+
+fn or<'a, T>(named: &'a [T], otherwise: &'a [T]) -> &'a [T] {
+    if named.is_empty() { otherwise } else { named }
+}
+
+/// Those that were named, or all.
+fn chosen(named: &[(&'static Backend, Option<String>)]) -> Vec<(&'static Backend, Option<String>)> {
+    if named.is_empty() {
+        backends::ALL.iter().map(|backend| (backend, None)).collect()
+    } else {
+        named.to_vec()
+    }
+}
+
+fn kibibytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=512) => Ok(number << 10),
+        Ok(0_usize) | Err(_) => Err("a number of KiB, at least 1".to_owned()),
+        Ok(_) => Err("at most 512: memcached takes no more than 1 MiB".to_owned()),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 0.05..=600.0) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a number of seconds, 0.05 to 600".to_owned()),
+    }
+}
+
 /// Another one each time.
 fn any_seed() -> u64 {
     u64::from(SystemClock.now().subsec_micros())
@@ -121,10 +241,7 @@ impl RunArgs {
 
     /// What is to be judged, and where: what is required is judged, too.
     pub(super) fn backends(&self) -> Vec<(&'static Backend, Option<String>)> {
-        if self.backend.is_empty() {
-            return backends::ALL.iter().map(|backend| (backend, None)).collect();
-        }
-        let mut chosen = self.backend.clone();
+        let mut chosen = chosen(&self.backend);
         for required in &self.require {
             if chosen.iter().all(|(backend, _)| backend.name != required.name) {
                 chosen.push((required, None));

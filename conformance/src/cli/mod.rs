@@ -2,6 +2,8 @@
 
 mod args;
 mod backends;
+mod bench;
+mod by_hand;
 mod output;
 
 use args::{Args, Command, RunArgs};
@@ -25,6 +27,7 @@ pub(crate) async fn main() -> i32 {
             output::list();
             PASSED
         }
+        Command::Bench(args) => bench::run(&args).await,
         Command::Worker => worker::serve(|url| async move { session_store::connect(&url).await }).await,
     }
 }

@@ -22,13 +22,11 @@ pub(super) struct Output {
 impl Output {
     /// Opens the files now: an hour later is too late to say that one cannot be written.
     pub(super) fn open(args: &RunArgs) -> Result<Self, String> {
-        let create = |path: &Path| File::create(path).map_err(|error| format!("{}: {error}", path.display()));
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        let json = args.json.as_deref().map(create).transpose()?;
-        let html = args.html.as_deref().map(create).transpose()?;
+        let (json, html) = (create(args.json.as_deref())?, create(args.html.as_deref())?);
         Ok(Self { bar, json, html })
     }
 
@@ -90,6 +88,10 @@ impl Output {
         }
         Ok(())
     }
+}
+
+pub(super) fn create(path: Option<&Path>) -> Result<Option<File>, String> {
+    path.map(|path| File::create(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()
 }
 
 /// The command that runs one cell again. A URL may hold a password: it is not repeated.

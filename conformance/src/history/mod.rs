@@ -55,6 +55,9 @@ pub trait Sequential {
 
     /// The state after this step, or `None` when the thing would not have answered so in this state.
     fn apply(&self, state: &Self::State) -> Option<Self::State>;
+
+    /// Whether it leaves every state as it is.
+    fn only_looks(&self) -> bool;
 }
 
 /// The steps of a session as one value: reads, and compare-and-swaps. Calls that failed without an effect and without showing
@@ -88,5 +91,9 @@ impl Sequential for Register {
             Self::Swapped { from, to } => (state == from).then_some(*to),
             Self::Refused { from, found } => (state == found && state != from).then_some(*state),
         }
+    }
+
+    fn only_looks(&self) -> bool {
+        matches!(self, Self::Saw(_) | Self::Refused { .. })
     }
 }

@@ -88,7 +88,8 @@ impl<'a, O: Sequential> Search<'a, O> {
     fn run(mut self, initial: &O::State) -> Ordering {
         let mut done = vec![0_u64; self.calls.len().div_ceil(64)].into_boxed_slice();
         let (mut explained, mut longest) = (0, Vec::new());
-        let mut stack = vec![Frame { state: initial.clone(), untried: self.candidates(&done, 0), by: None }];
+        let mut stack =
+            vec![Frame { state: initial.clone(), untried: self.candidates(&done, 0, initial), by: None }];
         while let Some(frame) = stack.last_mut() {
             if explained == self.answered {
                 return Ordering::Found(self.way(&stack));
@@ -111,7 +112,8 @@ impl<'a, O: Sequential> Search<'a, O> {
                 return Ordering::Unknown;
             }
             explained += usize::from(self.call(place).end.is_some());
-            stack.push(Frame { untried: self.candidates(&done, first_free(&done)), state, by: Some(place) });
+            let untried = self.candidates(&done, first_free(&done), &state);
+            stack.push(Frame { untried, state, by: Some(place) });
             if stack.len() > longest.len() + 1 {
                 longest = self.way(&stack);
             }
@@ -125,7 +127,10 @@ impl<'a, O: Sequential> Search<'a, O> {
 
     /// Every call that was asked before the first answer still to come. Those without an answer of their own are tried last:
     /// most of them did not happen or have nothing to explain.
-    fn candidates(&self, done: &[u64], from: usize) -> Vec<usize> {
+    ///
+    /// A look that shows this state takes effect now, and nothing else is tried: it must take effect somewhere, and wherever that is, what
+    /// comes before it comes as well after it.
+    fn candidates(&self, done: &[u64], from: usize, state: &O::State) -> Vec<usize> {
         let (mut answered, mut unknown, mut first_end) = (Vec::new(), Vec::new(), u64::MAX);
         for place in (from..self.calls.len()).filter(|place| !is_set(done, *place)) {
             let call = self.call(place);
@@ -133,6 +138,7 @@ impl<'a, O: Sequential> Search<'a, O> {
                 break; // and so does every later one
             }
             match call.end {
+                Some(_) if call.step.only_looks() && call.step.apply(state).is_some() => return vec![place],
                 Some(end) => {
                     first_end = first_end.min(end);
                     answered.push(place);
@@ -212,10 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn what_only_looks_makes_no_choices() {
+        // Twenty swaps, one after the other, and meanwhile eight at a time who look at each.
+        let mut calls: Vec<_> =
+            (0..20).map(|n| Call::answered(n, n, Swapped { from: n, to: n + 1 })).collect();
+        calls.extend((0..160).map(|n| Call::answered(0, 100, Saw(n / 8))));
+        let few = Limits::DEFAULT.configurations(calls.len() + 1);
+        assert!(matches!(check(&0, &calls, few), Ordering::Found(order) if order.len() == calls.len()));
+    }
+
+    #[test]
     fn the_limits_end_it() {
-        // Twenty swaps without an answer, all at once, and a read of what none of them could have left.
-        let mut calls: Vec<_> = (1..=20).map(|to| Call::unknown(0, Swapped { from: to - 1, to })).collect();
-        calls.extend((0..20).map(|n| Call::answered(0, 100, Saw(n))));
+        // Swaps without an answer, from each of five values to each, all at once; and a read of what none of them could have left.
+        let pairs = (0..5).flat_map(|from| (0..5).map(move |to| (from, to)));
+        let mut calls: Vec<_> = pairs.map(|(from, to)| Call::unknown(0, Swapped { from, to })).collect();
         calls.push(Call::answered(0, 100, Saw(99)));
         assert_eq!(check(&0, &calls, Limits::DEFAULT.configurations(50)), Ordering::Unknown);
         assert_eq!(check(&0, &calls, Limits::DEFAULT.time(Duration::ZERO)), Ordering::Unknown);

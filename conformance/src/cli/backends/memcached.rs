@@ -12,6 +12,7 @@ use session_core::Result;
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     process,
     sync::{
@@ -66,6 +67,10 @@ impl Running for Memcached {
             Some(server) => format!("private, {}", server.address()),
             None => self.url.clone(),
         }
+    }
+
+    fn direct(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(|server| server.direct_address())
     }
 
     async fn instance(&self) -> Result<Instance> {

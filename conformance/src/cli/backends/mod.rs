@@ -13,7 +13,7 @@ mod redis;
 use async_trait::async_trait;
 use session_conformance::Instance;
 use session_core::{ErrorKind, Result};
-use std::{future::Future, io, pin::Pin, sync::Arc, thread};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, thread};
 
 /// A backend by name.
 #[derive(Debug)]
@@ -44,6 +44,11 @@ pub(crate) trait Running: Send + Sync {
 
     /// A store of its own for one cell: nothing of the others is seen in it, and nothing of it stays.
     async fn instance(&self) -> Result<Instance>;
+
+    /// Where its server itself listens, when clients are sent through something else.
+    fn direct(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl Started {

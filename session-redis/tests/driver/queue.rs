@@ -2,11 +2,7 @@
 //!
 //! A store "that never polls" has a poll of 30 seconds: what it learns in time, it was told.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::redis::{Connection, RedisServer};
 use session_core::{
     Acquired, Deleted, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,

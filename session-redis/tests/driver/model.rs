@@ -4,8 +4,6 @@
 //! promise. Each rule is then taken away, and a state that breaks a promise is found: so the rule is needed, and the model
 //! would have noticed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
 use std::collections::{HashMap, VecDeque};
 
 const CLIENTS: usize = 4;

@@ -1,11 +1,6 @@
 //! A cluster: every session in one slot, every slot where it is, also while one is on its way.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-#![cfg(feature = "cluster")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::{
     Instance, Strategy, Suite,
     servers::{ServerControl as _, redis::RedisCluster},
@@ -16,7 +11,6 @@ use session_core::{
 };
 use session_redis::{OrphanSearch, RedisStore};
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -24,22 +18,9 @@ use std::{
     time::Duration,
 };
 
-async fn cluster() -> Option<RedisCluster> {
-    match RedisCluster::start().await {
-        Ok(cluster) => Some(cluster),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let required = std::env::var("SESSION_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "redis"), "required, but {error}");
-            eprintln!("NOT TESTED: {error} (apt-get install redis-server)");
-            None
-        }
-        Err(error) => panic!("no cluster: {error}"),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_spread_and_whole() {
-    let Some(cluster) = cluster().await else { return };
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
     let store = RedisStore::connect_url(&cluster.url()).await.unwrap();
     let alice = PrincipalKey::of("alice");
     let mut keys = Vec::new();
@@ -77,7 +58,7 @@ async fn sessions_are_spread_and_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lock_is_handed_over_between_stores_on_any_node() {
-    let Some(cluster) = cluster().await else { return };
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
     let stores = [
         RedisStore::connect_url(&cluster.url()).await.unwrap(),
         RedisStore::connect_url(&cluster.url()).await.unwrap(),
@@ -99,7 +80,7 @@ async fn the_lock_is_handed_over_between_stores_on_any_node() {
 /// Increments under the lock and without it, while the slot of the session goes from node to node.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_while_a_slot_moves() {
-    let Some(cluster) = cluster().await else { return };
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
     let store = RedisStore::connect_url(&cluster.url()).await.unwrap();
     let key = key();
     insert(&store, &key, "").await;
@@ -176,7 +157,7 @@ async fn count(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_restarts_is_found_again() {
-    let Some(cluster) = cluster().await else { return };
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
     let store = RedisStore::connect_url(&cluster.url()).await.unwrap();
     let key = key();
     insert(&store, &key, "one").await;
@@ -196,7 +177,7 @@ async fn a_node_that_restarts_is_found_again() {
 /// The suite, on a cluster whose slots go from node to node all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_suite_passes_while_slots_move() {
-    let Some(cluster) = cluster().await else { return };
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
     let (cluster, moved) = (Arc::new(cluster), Arc::new(AtomicU64::new(0)));
     let moving = tokio::spawn(keep_moving(Arc::clone(&cluster), Arc::clone(&moved)));
     let url = cluster.url();

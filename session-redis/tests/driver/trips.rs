@@ -1,10 +1,6 @@
 //! Round trips, counted by a proxy, and commands, counted by the server itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::{Proxy, redis::RedisServer};
 use session_core::{LockingStore as _, PrincipalKey, Replaced, SessionStore as _, Touched};
 use session_redis::RedisStore;

@@ -1,10 +1,6 @@
 //! Keys that lost their expiry are found, and removed when asked to; nothing else is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_core::{PrincipalKey, SessionStore as _};
 use session_redis::{Orphan, OrphanKind, OrphanSearch};
 use std::time::Duration;

@@ -1,11 +1,6 @@
 //! TLS, with certificates made for the test: the server's is checked, and ours is asked for.
 
-#![cfg(feature = "tls")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::{find_program, free_port};
 use session_core::{ErrorKind, SessionStore as _};
 use session_redis::RedisStore;
@@ -68,7 +63,7 @@ async fn the_server_is_checked_and_so_are_we() {
     let url = |options: &str| format!("rediss://127.0.0.1:{port}?connect_timeout=500ms&{options}");
     let good = url(&format!("ca={ca}&cert={cert}&key={key}"));
     let store = RedisStore::connect_url(&good).await.unwrap();
-    let session = common::key();
+    let session = crate::common::key();
     insert(&store, &session, "secret").await;
     assert_eq!(store.load(&session).await.unwrap().unwrap().data, "secret");
     let (grant, _) = granted(&store, &session, LONG).await;

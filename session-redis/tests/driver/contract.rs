@@ -1,10 +1,6 @@
 //! What the store promises, step by step, on a real server; the suite does the rest.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::ServerControl as _;
 use session_core::{
     Acquired, Deleted, Durability, Effect, ErrorKind, Grant, Inserted, Loaded, LockingStore as _,
@@ -55,7 +51,7 @@ async fn expiry_is_the_servers() {
     assert_eq!(store.touch(&key, version, TTL).await.unwrap(), Touched::Missing);
     for days in [31, 400] {
         let ttl = Duration::from_secs(days * 86_400);
-        let key = common::key();
+        let key = crate::common::key();
         assert!(matches!(
             store.insert(&key, &Put::new("x".into(), ttl)).await.unwrap(),
             Inserted::Created(_)
@@ -66,7 +62,7 @@ async fn expiry_is_the_servers() {
     // No time is too long or too short to be stored.
     for ttl in [Duration::MAX, Duration::ZERO] {
         let put = Put::new("x".into(), ttl);
-        assert!(matches!(store.insert(&common::key(), &put).await.unwrap(), Inserted::Created(_)));
+        assert!(matches!(store.insert(&crate::common::key(), &put).await.unwrap(), Inserted::Created(_)));
     }
 }
 
@@ -311,7 +307,7 @@ async fn a_server_without_memory_refuses_without_effect() {
     server.command(["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
     for error in [
         store.replace(&key, version, &put("two")).await.err(),
-        store.insert(&common::key(), &put("x").principal(Some(PrincipalKey::of("alice")))).await.err(),
+        store.insert(&crate::common::key(), &put("x").principal(Some(PrincipalKey::of("alice")))).await.err(),
     ] {
         let error = error.unwrap();
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error:?}");

@@ -1,10 +1,6 @@
 //! Futures dropped at every await, servers that restart, hang and cut, and everything at once.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::ServerControl as _;
 use session_core::{
     Effect, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
@@ -290,7 +286,7 @@ async fn under_all_faults_at_once_nothing_is_lost_and_nothing_left() {
     assert!((acknowledged..=acknowledged + unknown).contains(&found));
     assert_eq!(overlaps.load(Relaxed), 0, "two holders at a time");
     // Locks of the dead end with their leases, tickets with their heartbeats.
-    common::until(async || all_keys(&server).await == [name(&key, "")]).await;
+    crate::common::until(async || all_keys(&server).await == [name(&key, "")]).await;
 }
 
 struct Worker {

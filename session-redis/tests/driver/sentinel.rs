@@ -1,11 +1,6 @@
 //! A primary that dies, one that only hangs, and one that becomes a replica: clients find the next by themselves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-#![cfg(feature = "sentinel")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use session_conformance::servers::{ServerControl as _, redis::RedisSentinels};
 use session_core::{
     Durability, Effect, ErrorKind, Inserted, Replaced, SessionStore as _, StorageKey, Version,
@@ -13,23 +8,9 @@ use session_core::{
 use session_redis::RedisStore;
 use std::{
     collections::HashMap,
-    io,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-
-async fn sentinels() -> Option<RedisSentinels> {
-    match RedisSentinels::start().await {
-        Ok(sentinels) => Some(sentinels),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let required = std::env::var("SESSION_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "redis"), "required, but {error}");
-            eprintln!("NOT TESTED: {error} (apt-get install redis-server)");
-            None
-        }
-        Err(error) => panic!("no sentinels: {error}"),
-    }
-}
 
 /// One session's counter, written again and again until told to stop: what was acknowledged, and what is in doubt.
 struct Load {
@@ -98,7 +79,7 @@ async fn write(store: RedisStore, acknowledged: Arc<Mutex<HashMap<StorageKey, (u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_write_again_after_the_primary_was_killed() {
-    let Some(sentinels) = sentinels().await else { return };
+    let Some(sentinels) = installed(RedisSentinels::start().await) else { return };
     let store = RedisStore::connect_url(&sentinels.url()).await.unwrap();
     assert_eq!(store.capabilities().durability, Durability::Volatile);
     let load = Load::start(&store, 16);
@@ -129,7 +110,7 @@ async fn clients_write_again_after_the_primary_was_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_leave_a_primary_that_only_hangs() {
-    let Some(sentinels) = sentinels().await else { return };
+    let Some(sentinels) = installed(RedisSentinels::start().await) else { return };
     let store = RedisStore::connect_url(&sentinels.url()).await.unwrap();
     let load = Load::start(&store, 4);
     until(async || load.last().len() == 4).await;
@@ -151,7 +132,7 @@ async fn clients_leave_a_primary_that_only_hangs() {
 /// Demoted by hand, with its connections kept: it answers, and refuses every write.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_leave_a_primary_that_became_a_replica() {
-    let Some(sentinels) = sentinels().await else { return };
+    let Some(sentinels) = installed(RedisSentinels::start().await) else { return };
     let store = RedisStore::connect_url(&sentinels.url()).await.unwrap();
     let key = key();
     let version = insert(&store, &key, "one").await;

@@ -1,8 +1,5 @@
 //! What the tests share: a server, or a loud word that there is none; tokens, keys, records.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
 use session_conformance::servers::redis::{RedisServer, Reply};
 use session_core::{
     Grant, Inserted, Loaded, LockingStore as _, Put, SessionStore as _, StorageKey, Stored, SystemRandom,
@@ -11,14 +8,14 @@ use session_core::{
 use session_redis::{RedisConfig, RedisStore};
 use std::{io, time::Duration};
 
-pub const LEASE: Duration = Duration::from_secs(10);
-pub const LONG: Duration = Duration::from_secs(20);
-pub const TTL: Duration = Duration::from_secs(600);
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const TTL: Duration = Duration::from_secs(600);
 
-/// A server, or `None` where none is installed and none is required.
-pub async fn server(arguments: &[&str]) -> Option<RedisServer> {
-    match RedisServer::with(arguments).await {
-        Ok(server) => Some(server),
+/// What was started, or `None` where Redis is not installed and not required.
+pub(crate) fn installed<S>(started: io::Result<S>) -> Option<S> {
+    match started {
+        Ok(started) => Some(started),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let required = std::env::var("SESSION_REQUIRE").unwrap_or_default();
             assert!(!required.split(',').any(|name| name == "redis"), "required, but {error}");
@@ -29,42 +26,46 @@ pub async fn server(arguments: &[&str]) -> Option<RedisServer> {
     }
 }
 
-pub fn config(server: &RedisServer) -> RedisConfig {
+pub(crate) async fn server(arguments: &[&str]) -> Option<RedisServer> {
+    installed(RedisServer::with(arguments).await)
+}
+
+pub(crate) fn config(server: &RedisServer) -> RedisConfig {
     RedisConfig::from_url(&server.url()).unwrap()
 }
 
-pub async fn store(server: &RedisServer) -> RedisStore {
+pub(crate) async fn store(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&config(server)).await.unwrap()
 }
 
 /// Polls so seldom that only messages can be in time.
-pub async fn store_that_never_polls(server: &RedisServer) -> RedisStore {
+pub(crate) async fn store_that_never_polls(server: &RedisServer) -> RedisStore {
     let mut config = config(server);
     config.poll = Duration::from_secs(30);
     config.claim = Duration::from_secs(60);
     RedisStore::connect(&config).await.unwrap()
 }
 
-pub fn token() -> Token {
+pub(crate) fn token() -> Token {
     Token::random(&SystemRandom).unwrap()
 }
 
-pub fn key() -> StorageKey {
+pub(crate) fn key() -> StorageKey {
     session_core::SessionId::random(&SystemRandom).unwrap().storage_key()
 }
 
-pub fn put(data: &'static str) -> Put {
+pub(crate) fn put(data: &'static str) -> Put {
     Put::new(data.into(), TTL)
 }
 
-pub async fn insert(store: &RedisStore, key: &StorageKey, data: &'static str) -> Version {
+pub(crate) async fn insert(store: &RedisStore, key: &StorageKey, data: &'static str) -> Version {
     match store.insert(key, &put(data)).await.unwrap() {
         Inserted::Created(version) => version,
         Inserted::Exists => panic!("it exists"),
     }
 }
 
-pub async fn granted(store: &RedisStore, key: &StorageKey, wait: Duration) -> (Grant, Stored) {
+pub(crate) async fn granted(store: &RedisStore, key: &StorageKey, wait: Duration) -> (Grant, Stored) {
     match store.acquire_and_load(key, token(), LEASE, wait).await.unwrap() {
         Loaded::Granted(grant, stored) => (grant, stored),
         other => panic!("not granted: {other:?}"),
@@ -72,22 +73,22 @@ pub async fn granted(store: &RedisStore, key: &StorageKey, wait: Duration) -> (G
 }
 
 /// The names under which a session is stored.
-pub fn name(key: &StorageKey, suffix: &str) -> String {
+pub(crate) fn name(key: &StorageKey, suffix: &str) -> String {
     format!("session:{{{key}}}{suffix}")
 }
 
 /// How many tickets wait.
-pub async fn queue_length(server: &RedisServer, key: &StorageKey) -> i64 {
+pub(crate) async fn queue_length(server: &RedisServer, key: &StorageKey) -> i64 {
     server.command(["LLEN", &name(key, ":q1")]).await.unwrap().number().unwrap()
 }
 
 /// Returns when so many tickets wait.
-pub async fn until_queued(server: &RedisServer, key: &StorageKey, count: i64) {
+pub(crate) async fn until_queued(server: &RedisServer, key: &StorageKey, count: i64) {
     until(async || queue_length(server, key).await == count).await;
 }
 
 /// Asks until it is so; fails after ten seconds.
-pub async fn until(mut so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) {
     let asking = async {
         while !so().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -97,13 +98,13 @@ pub async fn until(mut so: impl AsyncFnMut() -> bool) {
 }
 
 /// Every key of the server.
-pub async fn all_keys(server: &RedisServer) -> Vec<String> {
+pub(crate) async fn all_keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(["KEYS", "*"]).await.unwrap();
     reply.list().iter().filter_map(Reply::text).map(str::to_owned).collect()
 }
 
 /// How often the server ran each command, as it says itself.
-pub async fn calls(server: &RedisServer, command: &str) -> u64 {
+pub(crate) async fn calls(server: &RedisServer, command: &str) -> u64 {
     let info = server.command(["INFO", "commandstats"]).await.unwrap();
     let start = format!("cmdstat_{command}:calls=");
     let line = info.text().unwrap().lines().find_map(|line| line.strip_prefix(&start));
