@@ -1,8 +1,8 @@
-//! The suite by both ways to lock, and by leases behind a pooler; in one process and in four. Then two wrong ways to lock, which it
-//! convicts. As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
+//! The suite: advisory locks in one process and in four, leases in one, and leases behind a pooler in four. Then two wrong ways to
+//! lock, which it convicts. As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
 
 use session_conformance::{
-    Instance, Strategy, Suite, Verdict,
+    Instance, Progress, Strategy, Suite, Verdict,
     servers::postgres::{PgBouncer, PostgresServer},
     worker,
     worker::Program,
@@ -34,20 +34,21 @@ async fn main() -> Result<()> {
         }
     };
     let program = env::current_exe().map_err(|error| Error::unavailable("conformance", error))?;
-    for (backend, address, lock) in [
-        ("postgres", server.address(), "advisory"),
-        ("postgres (lease)", server.address(), "lease"),
-        ("postgres (lease, pgbouncer)", pooler.address(), "lease"),
-    ] {
+    let suite = |backend, address, lock| {
         let server = server.clone();
         Suite::new(move || fresh(server.clone(), address, lock))
             .backend(backend)
             .workers(Program::new(&program, ["worker"]))
             .scenarios(env::args().skip(1).filter(|pattern| pattern.contains('/')))
-            .run()
-            .await
-            .assert_passed();
-    }
+            .watch(|progress| {
+                if let Progress::Ends(cell) = progress {
+                    println!("{}", cell.line());
+                }
+            })
+    };
+    suite("postgres", server.address(), "advisory").run().await.assert_passed();
+    suite("postgres, lease", server.address(), "lease").processes(1).run().await.assert_passed();
+    suite("pgbouncer, lease", pooler.address(), "lease").processes(4).run().await.assert_passed();
     for mutant in MUTANTS {
         let suite = Suite::new({
             let server = server.clone();
@@ -65,7 +66,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A store that is made wrong by SQL, in which `SCHEMA` is its schema.
+/// A store that is made wrong by SQL, in which `CELL` is its schema.
 struct Mutant {
     name: &'static str,
     user: &'static str,
@@ -76,9 +77,9 @@ static MUTANTS: &[Mutant] = &[
     Mutant {
         name: "locks and reads in one statement",
         user: "postgres",
-        sql: r#"DO $do$ BEGIN EXECUTE replace(replace(pg_get_functiondef('SCHEMA.session_wait'::regproc),
+        sql: r#"DO $do$ BEGIN EXECUTE replace(replace(pg_get_functiondef('CELL.session_wait'::regproc),
             'PERFORM pg_advisory_lock(a_lock);', ''),
-            'FROM "SCHEMA".session_records s', 'FROM (SELECT pg_advisory_lock(a_lock)) l, "SCHEMA".session_records s'); END $do$"#,
+            'FROM "CELL".session_records s', 'FROM (SELECT pg_advisory_lock(a_lock)) l, "CELL".session_records s'); END $do$"#,
     },
     Mutant {
         name: "unlocks in the statement that writes",
@@ -99,7 +100,7 @@ async fn wrong(server: PostgresServer, mutant: &Mutant) -> Result<Instance> {
     let instance = fresh(server.clone(), server.address(), "advisory").await?;
     let url = instance.address.clone().unwrap_or_default();
     let schema = url.split(['=', '&']).nth(1).unwrap_or_default();
-    let sql = mutant.sql.replace("SCHEMA", schema);
+    let sql = mutant.sql.replace("CELL", schema);
     server.query(&sql).await.map_err(|error| Error::backend("wrong", error))?;
     let url = url.replacen("postgres@", &format!("{}@", mutant.user), 1);
     Ok(Instance::new(open(&url).await?).address(url))
