@@ -1,8 +1,7 @@
-//! The suite: advisory locks in one process and in four, leases in one, and leases behind a pooler in four. Then two wrong ways to
-//! lock, which it convicts. As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
+//! The suite: advisory locks in one process and in four, leases in one, and leases behind a pooler in four. As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
 
 use session_conformance::{
-    Instance, Progress, Strategy, Suite, Verdict,
+    Instance, Progress, Suite,
     servers::postgres::{PgBouncer, PostgresServer},
     worker,
     worker::Program,
@@ -49,61 +48,7 @@ async fn main() -> Result<()> {
     suite("postgres", server.address(), "advisory").run().await.assert_passed();
     suite("postgres, lease", server.address(), "lease").processes(1).run().await.assert_passed();
     suite("pgbouncer, lease", pooler.address(), "lease").processes(4).run().await.assert_passed();
-    for mutant in MUTANTS {
-        let suite = Suite::new({
-            let server = server.clone();
-            move || wrong(server.clone(), mutant)
-        });
-        let suite = suite.backend(mutant.name).workers(Program::new(&program, ["worker"])).processes(4);
-        let report = suite
-            .scenarios(["concurrency/payment_is_sent_once"])
-            .strategies([Strategy::Exclusive])
-            .run()
-            .await;
-        let convicted = report.cells.iter().any(|cell| cell.verdict == Verdict::Fail);
-        assert!(convicted, "nobody noticed that {}\n{report}", mutant.name);
-    }
     Ok(())
-}
-
-/// A store that is made wrong by SQL, in which `CELL` is its schema.
-struct Mutant {
-    name: &'static str,
-    user: &'static str,
-    sql: &'static str,
-}
-
-static MUTANTS: &[Mutant] = &[
-    Mutant {
-        name: "locks and reads in one statement",
-        user: "postgres",
-        sql: r#"DO $do$ BEGIN EXECUTE replace(replace(pg_get_functiondef('CELL.session_wait'::regproc),
-            'PERFORM pg_advisory_lock(a_lock);', ''),
-            'FROM "CELL".session_records s', 'FROM (SELECT pg_advisory_lock(a_lock)) l, "CELL".session_records s'); END $do$"#,
-    },
-    Mutant {
-        name: "unlocks in the statement that writes",
-        user: "hasty",
-        // What keeps the lock until the commit does nothing: for this user another function is found under its name.
-        sql: "DO $do$ BEGIN
-            IF to_regrole('hasty') IS NULL THEN
-                CREATE ROLE hasty SUPERUSER LOGIN;
-                CREATE SCHEMA hasty;
-                CREATE FUNCTION hasty.pg_advisory_xact_lock_shared(bigint) RETURNS void LANGUAGE plpgsql AS $f$ BEGIN END $f$;
-                ALTER ROLE hasty SET search_path = hasty, pg_catalog, public;
-            END IF;
-        END $do$",
-    },
-];
-
-async fn wrong(server: PostgresServer, mutant: &Mutant) -> Result<Instance> {
-    let instance = fresh(server.clone(), server.address(), "advisory").await?;
-    let url = instance.address.clone().unwrap_or_default();
-    let schema = url.split(['=', '&']).nth(1).unwrap_or_default();
-    let sql = mutant.sql.replace("CELL", schema);
-    server.query(&sql).await.map_err(|error| Error::backend("wrong", error))?;
-    let url = url.replacen("postgres@", &format!("{}@", mutant.user), 1);
-    Ok(Instance::new(open(&url).await?).address(url))
 }
 
 async fn servers() -> io::Result<(PostgresServer, PgBouncer)> {

@@ -1,5 +1,5 @@
 //! The two ways in which advisory locks are usually used wrongly, made here by changing the SQL, and convicted: the next holder does
-//! not find what the last one wrote. The conformance test shows the suite the same stores.
+//! not find what the last one wrote.
 
 use crate::support::*;
 use session_conformance::servers::postgres::PostgresServer;
