@@ -5,6 +5,7 @@ mod backends;
 mod bench;
 mod by_hand;
 mod output;
+mod report;
 
 use args::{Args, Command, RunArgs};
 use backends::{Backend, Running, Started};
@@ -12,6 +13,7 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use output::Output;
 use session_conformance::{Cell, Report, RunSettings, Suite, worker, worker::Program};
 use std::sync::Arc;
+use url::Url;
 
 /// Everything that had to pass has passed.
 const PASSED: i32 = 0;
@@ -28,6 +30,7 @@ pub(crate) async fn main() -> i32 {
             PASSED
         }
         Command::Bench(args) => bench::run(&args).await,
+        Command::Report(args) => report::run(&args),
         Command::Worker => worker::serve(|url| async move { session_store::connect(&url).await }).await,
     }
 }
@@ -75,7 +78,7 @@ async fn judge(args: &RunArgs, output: &Output) -> Report {
     for (backend, started) in started {
         match started {
             Started::Running(running) => {
-                report.header.servers.insert(backend.name.to_owned(), running.describe());
+                report.header.servers.insert(backend.name.to_owned(), describe(backend, &*running).await);
                 report.extend(suite(args, backend, running, output).run().await);
             }
             Started::Absent(how) | Started::Refused(how) => {
@@ -86,6 +89,17 @@ async fn judge(args: &RunArgs, output: &Output) -> Report {
         }
     }
     report
+}
+
+/// Where it is, and which version its server says it is. That it does not say so is no reason not to judge it.
+async fn describe(backend: &Backend, running: &dyn Running) -> String {
+    let place = running.describe();
+    let Ok(instance) = running.instance().await else { return place };
+    let Some(Ok(address)) = instance.address.as_deref().map(Url::parse) else { return place };
+    match by_hand::version(backend.name, &address).await {
+        Ok(Some(version)) => format!("{version}, {place}"),
+        _ => place,
+    }
 }
 
 fn suite(args: &RunArgs, backend: &Backend, running: Arc<dyn Running>, output: &Output) -> Suite {
