@@ -8,6 +8,7 @@ use crate::{
     found::{Base, Found},
     hold::{Asked, Hold},
     queue::Queue,
+    renewal::Renewals,
     settings::Settings,
     telemetry,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) renewals: Arc<Renewals>,
 }
 
 impl Core {
@@ -116,7 +118,7 @@ impl Core {
             let wait = deadline.saturating_duration_since(Instant::now());
             let held_for = match self.store.acquire_and_load(key, token, lease, wait).await {
                 Ok(Loaded::Granted(_, stored)) => {
-                    return Ok(Some((Hold::new(asked, lease, max_hold), stored)));
+                    return Ok(Some((Hold::new(asked, lease, max_hold, &self.renewals), stored)));
                 }
                 Ok(Loaded::Missing) => {
                     asked.disarm();

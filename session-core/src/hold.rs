@@ -1,34 +1,31 @@
 //! A lock that is held: renewed while it is, released when it is not, whatever happens to its holder.
 
-use crate::{Grant, LockingStore, Renewed, StorageKey, Token, queue::Place, telemetry};
+use crate::{
+    Grant, LockingStore, StorageKey, Token,
+    queue::Place,
+    renewal::{Renewal, Renewals, Renewing},
+};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{
-    runtime::Handle,
-    task::AbortHandle,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::runtime::Handle;
 
 /// What is released by [`Hold::release`], or in the background when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold {
-    renewal: AbortHandle,
+    renewing: Option<Renewing>,
     held: Asked,
 }
 
 impl Hold {
     /// Renews the lease at a third of its length until `max_hold` is over. A lease that is over gives its place in the local
     /// queue away, too: a handler that hangs keeps nobody of its own process waiting for longer than others.
-    pub(crate) fn new(held: Asked, lease: Duration, max_hold: Duration) -> Self {
+    pub(crate) fn new(held: Asked, lease: Duration, max_hold: Duration, renewals: &Arc<Renewals>) -> Self {
         let (store, grant) = (Arc::clone(&held.store), Arc::clone(&held.grant));
         let place = Arc::clone(&held.place);
-        let renewal = tokio::spawn(async move {
-            renew(&*store, &grant, lease, max_hold).await;
-            leave(&place);
-        });
-        Self { renewal: renewal.abort_handle(), held }
+        let renewal = Renewal::new(store, grant, (lease, max_hold), move || leave(&place));
+        Self { renewing: renewals.enter(renewal), held }
     }
 
     pub(crate) fn grant(&self) -> &Grant {
@@ -37,7 +34,7 @@ impl Hold {
 
     /// Frees the lock before it returns; in the background when this future is dropped.
     pub(crate) async fn release(mut self) {
-        self.renewal.abort();
+        self.renewing = None;
         release(&*self.held.store, &self.held.grant).await;
         self.held.disarm();
     }
@@ -45,12 +42,6 @@ impl Hold {
     /// The store has released it already, or it is lost: nothing is left to do.
     pub(crate) fn forget(mut self) {
         self.held.disarm();
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.renewal.abort();
     }
 }
 
@@ -107,31 +98,4 @@ async fn release(store: &dyn LockingStore, grant: &Grant) {
 
 fn leave(place: &Mutex<Option<Place>>) {
     drop(place.lock().unwrap_or_else(PoisonError::into_inner).take());
-}
-
-/// Renews until it may no longer, and returns when the lease is over.
-async fn renew(store: &dyn LockingStore, grant: &Grant, lease: Duration, max_hold: Duration) {
-    let end = Instant::now() + max_hold;
-    let mut lease_end = Instant::now() + lease;
-    loop {
-        sleep(lease / 3).await;
-        let now = Instant::now();
-        if now + lease > end {
-            tracing::warn!(?max_hold, "a lock is held for longer than max_hold; it is no longer renewed");
-            return sleep_until(lease_end).await;
-        }
-        match store.renew(grant, lease).await {
-            Ok(Renewed::Extended) => lease_end = Instant::now() + lease,
-            Ok(Renewed::Lost) => {
-                telemetry::lease_lost();
-                return tracing::warn!("a lease ran out under its holder; its write will be refused");
-            }
-            // There are two more tries before the lease runs out, and the write checks it in any case.
-            Err(error) if now < lease_end => tracing::warn!(%error, "a lock could not be renewed"),
-            Err(error) => {
-                telemetry::lease_lost();
-                return tracing::warn!(%error, "a lease ran out: it could not be renewed");
-            }
-        }
-    }
 }

@@ -55,6 +55,7 @@ mod pair;
 mod principal;
 mod queue;
 mod record;
+mod renewal;
 mod session;
 mod sessions;
 mod settings;

@@ -76,7 +76,8 @@ pub trait LockingStore: SessionStore + SessionLock {
     ///
     /// [`Replaced::Done`] and [`Replaced::Missing`] release the lock; [`Replaced::NotHolder`] means that nothing was held;
     /// [`Replaced::Conflict`] and an error keep it, for what the caller does next. Without [`fencing`](crate::Capabilities::fencing) the lease is not
-    /// part of the step: `NotHolder` is never answered, and the version alone decides.
+    /// part of the step, and the version alone decides: `NotHolder` then says that it refused the write *and* that another holds the lock,
+    /// so that nobody goes on as the holder of what is another's.
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced>;
 
     /// Deletes, whoever holds the lock; then frees the lock iff this grant holds it. Never the other way round: a waiter that

@@ -69,7 +69,7 @@ impl Sessions {
         random: Arc<dyn Random>,
     ) -> Self {
         let queue = Queue::new(settings.max_waiters);
-        Self(Arc::new(Core { store, settings, clock, random, queue }))
+        Self(Arc::new(Core { store, settings, clock, random, queue, renewals: Arc::default() }))
     }
 
     /// A session that does not exist yet. The commit stores it, under a new id, when something was put in.

@@ -79,17 +79,17 @@ impl<'a> Attempt<'a> {
         Ok(self.lease.facts()?.clock.end_of(length))
     }
 
-    fn value(&self, holder: &Token, ends: u64, queue: &[Token]) -> Vec<u8> {
+    pub(crate) fn value(&self, holder: &Token, ends: u64, queue: &[Token]) -> Vec<u8> {
         let queue: Vec<u8> = queue.iter().flat_map(|token| *token.as_bytes()).collect();
         layout::encode(Kind::Lock, self.key, holder.as_bytes(), ends, &queue)
     }
 
-    fn exptime(&self, ends: u64) -> Result<u32> {
+    pub(crate) fn exptime(&self, ends: u64) -> Result<u32> {
         let clock = self.lease.facts()?.clock;
         Ok(clock.exptime(Duration::from_millis(ends.saturating_sub(clock.now()))))
     }
 
-    fn read(&self, item: &Item) -> Result<State> {
+    pub(crate) fn read(&self, item: &Item) -> Result<State> {
         let damaged = || Error::new(ErrorKind::Damaged, self.operation).with_context("the lock");
         let value = layout::decode(Kind::Lock, self.key, &item.value).ok_or_else(damaged)?;
         let (tokens, rest) = value.data.as_chunks();
@@ -111,7 +111,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Remembers the lock's number while nobody waits: then releasing is deleting what has it.
-    fn remember(&self, state: &State) {
+    pub(crate) fn remember(&self, state: &State) {
         if state.queue.is_empty() {
             let hint = Hint { cas: state.cas, asked: self.lease.asked(), ends: state.ends };
             self.inner.tokens.keep(self.key, *self.token.as_bytes(), hint);
@@ -155,10 +155,21 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether the lock is another one than was read.
-    pub(crate) async fn has_changed(&mut self, state: &State) -> Result<bool> {
-        let item = self.lease.get(&self.keys.lock).await?;
-        Ok(item.is_none_or(|item| item.cas != state.cas))
+    /// Looks at nothing but the lock, behind a holder that was seen; takes what was handed over.
+    pub(crate) async fn glance(&mut self, seen: &State, length: Duration, look: Look) -> Result<Glance> {
+        let Some(item) = self.lease.get(&self.keys.lock).await? else { return Ok(Glance::Changed(None)) };
+        if item.cas == seen.cas {
+            return Ok(Glance::Same);
+        }
+        let state = self.read(&item)?;
+        if state.holder != *self.token {
+            return Ok(Glance::Changed(Some(state)));
+        }
+        let ends = self.end_of(length)?;
+        Ok(match self.claim(&state, ends, look).await? {
+            Some(record) => Glance::Ours(self.granted(record).await?),
+            None => Glance::Changed(None),
+        })
     }
 
     async fn granted(&mut self, record: Sight) -> Result<Taken> {
@@ -267,13 +278,17 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Takes the lock again that was released together with a write which was refused.
-    pub(crate) async fn take_back(&mut self, ends: u64) -> Result<()> {
-        let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);
-        if !self.lease.add(&self.keys.lock, &value, exptime).await? {
-            tracing::debug!(operation = self.operation, "a lock was lost while its write was refused");
+    /// Takes the lock again that was released together with a write which failed, and which this makes no worse.
+    pub(crate) async fn take_back(&mut self, ends: u64) {
+        let taken = async {
+            let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);
+            self.lease.add(&self.keys.lock, &value, exptime).await
+        };
+        match taken.await {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!("a lock was lost while its write failed"),
+            Err(error) => tracing::warn!(%error, "a lock could not be taken back after its write failed"),
         }
-        Ok(())
     }
 
     /// A release that is no reason to call the write before it failed: the lock ends with its lease.
@@ -282,6 +297,16 @@ impl<'a> Attempt<'a> {
             tracing::warn!(%error, "a lock could not be released after the write");
         }
     }
+}
+
+/// What came of a look at a lock by one who waits for it.
+#[derive(Debug)]
+pub(crate) enum Glance {
+    Same,
+    /// It is another's, as before, or nobody's.
+    Changed(Option<State>),
+    /// It was handed over.
+    Ours(Taken),
 }
 
 /// What came of joining the queue.

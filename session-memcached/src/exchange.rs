@@ -100,11 +100,29 @@ impl Connection {
         meta::changed(&mut self.wire, opaque).await
     }
 
-    /// Compare-and-touch; the meta protocol only. The item has another number afterwards.
-    pub(crate) async fn touch(&mut self, key: &str, exptime: u32, cas: u64) -> Result<Swapped, Fault> {
+    /// Compare-and-touch. The record has another number afterwards; so has its lock, if there is one, whose holder frees nothing by
+    /// accident then: see [`unlock`](crate::unlock). The plain protocol needs the record for it.
+    pub(crate) async fn touch(
+        &mut self,
+        record: &str,
+        (value, exptime, cas): (Option<&[u8]>, u32, u64),
+        lock: &str,
+    ) -> Result<Swapped, Fault> {
         let opaque = self.next_opaque();
-        Request::default().touch(key, exptime, cas, opaque).send(&mut self.wire).await?;
-        meta::changed(&mut self.wire, opaque).await
+        let request = Request::default().renumber(lock);
+        let request = match value {
+            None => request.touch(record, exptime, cas, opaque),
+            Some(value) => request.swap(record, value, exptime, cas),
+        };
+        request.renumber(lock).send(&mut self.wire).await?;
+        // A lock is refused a number only for want of memory, which evicts locks, too: it is as good as evicted then.
+        or_refused(meta::added(&mut self.wire).await)?.ok();
+        let touched = or_refused(match value {
+            None => meta::changed(&mut self.wire, opaque).await,
+            Some(_) => meta::swapped(&mut self.wire).await,
+        })?;
+        or_refused(meta::added(&mut self.wire).await)?.ok();
+        touched
     }
 
     /// Asks for a lock, and looks at the record. One round trip in the meta protocol, up to three in the plain one.

@@ -17,15 +17,14 @@
 //! ```
 
 use crate::{
-    attempt::{Attempt, Joined, Taken},
+    attempt::{Attempt, Glance, Joined, Taken},
     exchange::{Look, Sight},
-    item::Swapped,
-    store::{Inner, MemcachedStore, New, encode},
+    store::{Inner, MemcachedStore},
     waiting::Pauses,
 };
 use async_trait::async_trait;
 use session_core::{
-    Acquired, Deleted, Effect, Grant, Held, Loaded, LockingStore, Put, Released, Renewed, Replaced, Result,
+    Acquired, Deleted, Grant, Held, Loaded, LockingStore, Put, Released, Renewed, Replaced, Result,
     SessionLock, StorageKey, Token, Version,
 };
 use std::time::Duration;
@@ -50,7 +49,7 @@ impl Inner {
         let mut look = first;
         loop {
             let mut attempt = Attempt::new(self, key, token, operation).await?;
-            let state = match attempt.take(length, look).await? {
+            let mut state = match attempt.take(length, look).await? {
                 Taken::Held(state) => state,
                 taken => return Ok((attempt, taken)),
             };
@@ -64,7 +63,7 @@ impl Inner {
             if look == Look::Read {
                 look = Look::Probe;
             }
-            let Joined::At(place) = attempt.join(&state).await? else { continue };
+            let Joined::At(mut place) = attempt.join(&state).await? else { continue };
             drop(attempt);
             loop {
                 let pause = pauses.next(state.holder, place, &*self.random)?.min(left);
@@ -72,66 +71,19 @@ impl Inner {
                     sleep(pause).await;
                     break;
                 }
-                // The next in line, behind a holder that is new: it looks at nothing else until the lock changes.
+                // The next in line, behind a holder that is new: it looks at nothing but the lock.
                 tokio::task::yield_now().await;
-                if Attempt::new(self, key, token, operation).await?.has_changed(&state).await? {
-                    break;
+                let mut attempt = Attempt::new(self, key, token, operation).await?;
+                match attempt.glance(&state, length, first).await? {
+                    Glance::Same => {}
+                    Glance::Ours(taken) => return Ok((attempt, taken)),
+                    Glance::Changed(Some(now)) if let Some(at) = now.place_of(token) => {
+                        (state, place) = (now, at);
+                    }
+                    Glance::Changed(_) => break,
                 }
             }
         }
-    }
-
-    /// Writes and releases in one round trip, if both numbers are known and nobody waits. `None`: not so, or the write was refused; the
-    /// lock is then held as before.
-    ///
-    /// The commands of one request do not depend on each other: the lock is deleted also when the write was refused. It is then
-    /// taken again at once, for what was left of its lease. Somebody else can come in between; a write of ours has not
-    /// happened then, and the version still decides about the next.
-    async fn replace_and_release_at_once(
-        &self,
-        attempt: &mut Attempt<'_>,
-        expected: Version,
-        new: &New<'_>,
-    ) -> Result<Option<Replaced>> {
-        let (key, token) = (attempt.key, *attempt.token.as_bytes());
-        let lease = &mut attempt.lease;
-        let (version, lock) = (self.versions.get(key, expected.to_bytes()), self.tokens.get(key, token));
-        let Some(cas) = lease.number(version) else { return Ok(None) };
-        let (value, exptime) = encode(lease, key, new)?;
-        let write = (attempt.keys.data.as_str(), value.as_slice(), exptime, cas);
-        self.versions.forget(key, expected.to_bytes());
-        let (Some(lock_cas), Some(hint), true) = (lease.number(lock), lock, lease.facts()?.meta) else {
-            // Its number is not known: it was handed over, or somebody waits. It is read together with the write.
-            let (written, lock) = lease.swap_and_get(write, &attempt.keys.lock).await?;
-            let Some(replaced) = replaced(written?, new) else { return Ok(None) };
-            match attempt.let_go(lock).await {
-                Ok(Some(_)) => {}
-                Ok(None) => attempt.release_after().await,
-                Err(error) => tracing::warn!(%error, "a lock could not be released after the write"),
-            }
-            return Ok(Some(replaced));
-        };
-        let (written, freed) = lease.swap_and_remove(write, (&attempt.keys.lock, lock_cas)).await?;
-        self.tokens.forget(key, token);
-        let replaced = written.map(|written| replaced(written, new));
-        match (&replaced, freed) {
-            (Ok(Some(_)), Swapped::Changed) => attempt.release_after().await, // renewed, or waited for
-            (Ok(None) | Err(_), Swapped::Done) => {
-                // The write did not happen, whatever becomes of this.
-                attempt.take_back(hint.ends).await.map_err(|error| error.with_effect(Effect::None))?;
-            }
-            _ => {}
-        }
-        replaced
-    }
-}
-
-/// `None`: the number was not right.
-fn replaced(written: Swapped, new: &New<'_>) -> Option<Replaced> {
-    match written {
-        Swapped::Done => Some(Replaced::Done(new.version)),
-        Swapped::Missing => Some(Replaced::Missing),
-        Swapped::Changed => None,
     }
 }
 
@@ -198,20 +150,14 @@ impl LockingStore for MemcachedStore {
     /// After an [`acquire_and_load`](Self::acquire_and_load) of this process one round trip with the meta protocol, two when others wait
     /// or waited; three with the plain one.
     ///
-    /// A write that is refused there has released the lock, too: it is taken again before `Conflict` is answered. In between,
-    /// for one round trip, another can get it; then this grant has lost it, as it can at any time on a server that evicts.
+    /// [`Replaced::NotHolder`]: the version is another one, and another holds the lock. That is so after a lease that ran out or a
+    /// lock that was evicted; and, with the meta protocol, when another got the lock in the one round trip in which a refused
+    /// write had freed it, too.
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
         const NAME: &str = "replace_and_release";
         let new = self.0.new_record(put, NAME)?;
         let mut attempt = Attempt::new(&self.0, grant.key(), grant.token(), NAME).await?;
-        if let Some(replaced) = self.0.replace_and_release_at_once(&mut attempt, expected, &new).await? {
-            return Ok(replaced);
-        }
-        let replaced = self.0.replace(&mut attempt.lease, grant.key(), expected, &new, NAME).await?;
-        if matches!(replaced, Replaced::Done(_) | Replaced::Missing) {
-            attempt.release_after().await;
-        }
-        Ok(replaced)
+        attempt.replace_and_release(expected, &new).await
     }
 
     /// Three round trips: the record is read, deleted if it is still that, and then the lock.

@@ -86,6 +86,12 @@ impl Request {
         self
     }
 
+    /// Gives the item a new number, if there is one, and changes nothing else: appends nothing. Answered by [`added`].
+    pub(crate) fn renumber(mut self, key: &str) -> Self {
+        self.push(&format!("append {key} 0 0 0\r\n\r\n"));
+        self
+    }
+
     /// Moves the expiry of the item with this number, which gets a new number. ("Marks it stale", which means nothing here: of the
     /// commands that move an expiry without the value, it alone compares.) Answered by [`changed`].
     pub(crate) fn touch(mut self, key: &str, exptime: u32, cas: u64, opaque: u64) -> Self {
@@ -180,7 +186,7 @@ pub(crate) async fn swapped(wire: &mut Wire) -> Result<Swapped, Fault> {
     }
 }
 
-/// The reply to [`Request::add`]: whether it was added.
+/// The reply to [`Request::add`]: whether it was added; to [`Request::renumber`]: whether there is such an item.
 pub(crate) async fn added(wire: &mut Wire) -> Result<bool, Fault> {
     match line(wire).await?.as_slice() {
         b"STORED" => Ok(true),
@@ -253,8 +259,9 @@ mod tests {
             .add("k", b"v\r\n", 60)
             .swap("k", b"", 0, 9)
             .remove("k", 8, 3)
-            .touch("k", 60, 7, 4);
-        let expected = "mg k v c t O1\r\nmg k O2\r\nadd k 0 60 3\r\nv\r\n\r\ncas k 0 0 0 9\r\n\r\nmd k C8 O3\r\nmd k I C7 T60 O4\r\n";
+            .touch("k", 60, 7, 4)
+            .renumber("k");
+        let expected = "mg k v c t O1\r\nmg k O2\r\nadd k 0 60 3\r\nv\r\n\r\ncas k 0 0 0 9\r\n\r\nmd k C8 O3\r\nmd k I C7 T60 O4\r\nappend k 0 0 0\r\n\r\n";
         assert_eq!(String::from_utf8(request.0).unwrap(), expected);
     }
 }

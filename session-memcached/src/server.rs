@@ -153,9 +153,15 @@ impl Lease<'_> {
         self.end(outcome, Effect::Unknown)
     }
 
-    pub(crate) async fn touch(&mut self, key: &str, exptime: u32, cas: u64) -> Result<Swapped> {
+    pub(crate) async fn touch(
+        &mut self,
+        record: &str,
+        how: (Option<&[u8]>, u32, u64),
+        lock: &str,
+    ) -> Result<Swapped> {
+        self.fits(record, how.0.unwrap_or_default())?;
         let (connection, deadline) = self.begin()?;
-        let outcome = timeout_at(deadline, connection.touch(key, exptime, cas)).await;
+        let outcome = timeout_at(deadline, connection.touch(record, how, lock)).await;
         self.end(outcome, Effect::Unknown)
     }
 

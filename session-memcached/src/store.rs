@@ -285,20 +285,17 @@ impl SessionStore for MemcachedStore {
         let mut number = lease.number(self.0.versions.get(key, stamp)).filter(|_| meta);
         loop {
             let touched = if let Some(cas) = number.take() {
-                lease.touch(&keys.data, exptime, cas).await?
+                lease.touch(&keys.data, (None, exptime, cas), &keys.lock).await?
             } else {
                 let found = match self.0.look(&mut lease, key, &keys, "touch").await? {
                     None => return Ok(Touched::Missing),
                     Some(found) if found.stored.version != expected => return Ok(Touched::Conflict),
                     Some(found) => found,
                 };
-                if meta {
-                    lease.touch(&keys.data, exptime, found.cas).await?
-                } else {
-                    let ends = clock.end_of(ttl);
-                    let value = layout::encode(Kind::Record, key, &stamp, ends, &found.stored.data);
-                    lease.swap(&keys.data, &value, exptime, found.cas).await?
-                }
+                let value = (!meta).then(|| {
+                    layout::encode(Kind::Record, key, &stamp, clock.end_of(ttl), &found.stored.data)
+                });
+                lease.touch(&keys.data, (value.as_deref(), exptime, found.cas), &keys.lock).await?
             };
             match touched {
                 Swapped::Done => {

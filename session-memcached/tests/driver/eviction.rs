@@ -78,6 +78,17 @@ async fn a_lock_evicted_under_its_holder_costs_no_update() {
         assert_eq!(one.renew(&grant, LEASE).await.unwrap(), Renewed::Lost);
         assert_eq!(load(&one, &key).await.data, record("theirs"));
 
+        // While they hold it it is theirs.
+        let (key, grant, stored) = locked_session(&one).await;
+        evict(&server, &lock_key(&key)).await;
+        let (theirs, same) = lock(&other, &key).await;
+        let done = other.replace(&key, same.version, &put(record("theirs"))).await.unwrap();
+        assert!(matches!(done, Replaced::Done(_)), "{done:?}");
+        let late = one.replace_and_release(&grant, stored.version, &put(record("mine"))).await.unwrap();
+        assert!(matches!(&late, Replaced::NotHolder(_)), "{late:?}");
+        assert_eq!(one.renew(&grant, LEASE).await.unwrap(), Renewed::Lost);
+        release(&other, &theirs).await;
+
         // The one before writes first.
         let (key, grant, stored) = locked_session(&one).await;
         evict(&server, &lock_key(&key)).await;
@@ -117,6 +128,7 @@ async fn locked_increments_are_all_kept_while_locks_are_evicted() {
                         assert!(store.release(&grant).await.is_ok());
                         refused.fetch_add(1, Relaxed)
                     }
+                    Replaced::NotHolder(_) => refused.fetch_add(1, Relaxed),
                     other => panic!("{other:?}"),
                 };
             }

@@ -13,3 +13,4 @@ mod mutants;
 mod outcomes;
 mod restart;
 mod servers;
+mod window;
