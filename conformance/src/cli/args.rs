@@ -32,6 +32,12 @@ pub(super) enum Command {
     Bench(BenchArgs),
     /// Makes one page of the JSON of a run, of a bench, or of both.
     Report(ReportArgs),
+    /// Says in which verdicts the reports of several runs differ: exit code 1 when any does.
+    Compare {
+        /// What `run --json` wrote.
+        #[arg(required = true, num_args = 2.., value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+    },
     /// Works for a parent; nothing for people.
     #[command(hide = true)]
     Worker,
