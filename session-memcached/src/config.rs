@@ -15,9 +15,18 @@ const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 /// How to use memcached. The fields have defaults that fit a server nearby.
 ///
 /// As a URL it is `memcached://host[:11211][,host[:port]]…[?option=value&…]`, a host being a name, an IPv4 address or an IPv6
-/// address in brackets. The options are the fields: `prefix`, `protocol` (`auto`, `plain`, `meta`), `timeout` (`500ms`, `2s`), `pool`
-/// (connections) and `max_value` (bytes). Nothing is percent-decoded: no value needs it. There is no user and no password:
-/// memcached's own access control is the network, and a URL that names them is refused.
+/// address in brackets. The options are the fields:
+///
+/// | option | value | default | |
+/// |---|---|---|---|
+/// | `prefix` | at most [`MAX_PREFIX`] letters, digits and `: _ . / -` | `session:` | what every key begins with |
+/// | `protocol` | `auto`, `plain`, `meta` | `auto` | which commands are used |
+/// | `timeout` | a whole number with its unit: `500ms`, `2s` | `2s` | for an operation, waiting for a connection included |
+/// | `pool` | at least 1 | `16` | connections to each server |
+/// | `max_value` | bytes | what the servers' item limit leaves | the longest record |
+///
+/// Nothing is percent-decoded: no value needs it. There is no user and no password: memcached's own access control is the network, and
+/// a URL that names them is refused. So is an unknown option, with the names of those that there are.
 ///
 /// ```
 /// use session_memcached::{MemcachedConfig, Protocol};

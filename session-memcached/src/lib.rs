@@ -16,10 +16,19 @@
 //! ```
 //!
 //! # What it promises
-//! No update is lost and no session revived among the writes that memcached still has. memcached itself keeps nothing when it ends,
-//! and drops what it likes when its memory is full; then a session is `Missing`, as if it had expired. A lock can be dropped like
-//! anything else: two may then believe to hold it, and the version decides between their writes. There is no fencing (a lock orders
-//! those who take it, and stops nobody else) and no index of users.
+//! No update is lost and no session revived among the writes that memcached still has. There is no fencing (a lock orders those who take
+//! it, and stops nobody else) and no index of users. Each operation is one atomic step at the server; between the commands of one
+//! operation another's may come, and then the version decides.
+//!
+//! | what memcached forgets | when | what is seen of it |
+//! |---|---|---|
+//! | everything | its process ends | sessions are `Missing`, locks are lost; nothing from before overwrites what is made after (see *Versions*) |
+//! | a session | its memory is full | `Missing`, as if it had expired; never an older version of it |
+//! | a lock, with those who wait for it | its memory is full | two may believe to hold it, until one of them renews, writes or releases; the version decides between their writes. Who waited asks anew |
+//! | what a replica would know | always | there are none: a server's sessions are on that server |
+//!
+//! So a side effect that must happen once is claimed by a commit before it is performed, as
+//! [`Sessions::exclusive`](session_core::Sessions::exclusive) tells: here the lock alone is less than elsewhere.
 //!
 //! | operation | round trips, meta protocol | plain protocol |
 //! |---|---|---|
@@ -58,9 +67,26 @@
 //! meanwhile. When it comes back empty its sessions are `Missing`.
 //!
 //! # Times and sizes
-//! memcached counts whole seconds: times to live are rounded up so that nothing expires early, and end up to two seconds late. Those over
-//! 30 days are sent as dates, by the *server's* clock as it told at connect. The longest record is what the server's item limit
-//! (`-I`) leaves; a longer one is refused before anything is sent.
+//! memcached counts whole seconds: times to live and leases are rounded up so that nothing ends early, and end up to two seconds late.
+//! Those over 30 days are sent as dates, by the *server's* clock as it told at connect; what ends after 2038 does not expire by itself.
+//! The maximum lifetime of a session is kept by the portable part, by the clock of the application's machine.
+//!
+//! | limit | default | when it is passed |
+//! |---|---|---|
+//! | a record | the item limit (`-I`, 1 MiB) less the key and some hundred bytes; [`max_value`](MemcachedConfig::max_value) | [`TooLarge`](session_core::ErrorKind::TooLarge), before anything is sent |
+//! | connections to each server | 16 ([`pool`](MemcachedConfig::pool)) | it is waited for, at most for the timeout |
+//! | time for an operation | 2 s ([`timeout`](MemcachedConfig::timeout)) | [`Unavailable`](session_core::ErrorKind::Unavailable); its effect is `Unknown` when the request had left |
+//! | waiters of a lock that are served in turn | 64, one for each process and session | those beyond ask again and again |
+//! | servers | [`MAX_SERVERS`] | [`Invalid`](session_core::ErrorKind::Invalid), at connect |
+//!
+//! # Errors
+//! | kind | what happened |
+//! |---|---|
+//! | `Unavailable` | no connection, no reply in time, or a connection that broke; it is closed, and the next operation opens another |
+//! | `Backend` | the server refused (`SERVER_ERROR`; nothing was done), or said what no memcached says |
+//! | `Damaged` | under the session's key is what this driver did not write for this session; it is left where it is |
+//! | `Unsupported` | at connect: a server without cas numbers (`-C`), or without the meta protocol where that was asked for; the text names the cure |
+//! | `Invalid`, `TooLarge` | see above |
 //!
 //! # memcache-async
 //! The crate speaks the classic commands here: `version`, `gets`, `add` and `cas`, one request and one reply at a time. Not used are its

@@ -42,7 +42,7 @@ async fn until_poll<T>(polls: u32, future: impl Future<Output = T>) -> Option<T>
     .await
 }
 
-/// A small generator of its own, so that a run can be repeated.
+/// A small generator of its own: the same choices again for the same seed, which is printed.
 struct Dice(u64);
 
 impl Dice {
@@ -52,6 +52,10 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % sides
     }
+}
+
+fn new_seed() -> u64 {
+    new_token().as_bytes().iter().fold(0, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
 }
 
 /// Whose it is, and of differing length, so that a reply that is read at the wrong place shows.
@@ -143,7 +147,7 @@ async fn small_pool(server: &MemcachedServer, protocol: Protocol) -> MemcachedSt
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_sees_anothers_data_whatever_is_cancelled() {
-    let seconds = std::env::var(SOAK).ok().map_or(2, |seconds| seconds.parse().expect("seconds"));
+    let seconds = std::env::var(SOAK).ok().map_or(15, |seconds| seconds.parse().expect("seconds"));
     for protocol in BOTH {
         let server = with_server!();
         let store = small_pool(&server, protocol).await;
@@ -154,9 +158,11 @@ async fn no_session_sees_anothers_data_whatever_is_cancelled() {
         let counts = Arc::new(Counts::default());
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut tasks = JoinSet::new();
+        let seed = new_seed();
+        eprintln!("{protocol:?}: seed {seed}");
         for task in 0..TASKS {
             let (store, keys, counts) = (store.clone(), Arc::clone(&keys), Arc::clone(&counts));
-            let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (task as u64 + 1));
+            let mut dice = Dice((seed ^ (task as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
             tasks.spawn(async move {
                 while Instant::now() < end {
                     step(&store, &keys, &mut dice, &counts).await;
