@@ -24,9 +24,20 @@
 //! | `redis+cluster://host[:6379],host…` | the cluster to which these nodes belong (feature `cluster`) |
 //! | `rediss+sentinel://…`, `rediss+cluster://…` | the same over TLS |
 //!
-//! Options follow as `?name=value&…`: `prefix`, `lock` (`queue`, `spin`), `connect_timeout`, `response_timeout`, `poll`,
-//! `claim` (durations: `500ms`, `2s`), `sentinel_username`, `sentinel_password`, `ca`, `cert` and `key` (PEM files). What is special
-//! in a user's name, a password or a value is percent-encoded.
+//! | option | what | default | limits |
+//! |---|---|---|---|
+//! | `prefix` | what every key and channel begins with | `session:` | 1 to 64 letters, digits and `: _ . / -` |
+//! | `lock` | `queue` or `spin`: see [`LockKind`] | `queue` | |
+//! | `connect_timeout` | for a connection, before an operation fails without effect | `2s` | 1 ms to 60 s |
+//! | `response_timeout` | for a reply, before an operation fails with an unknown effect | `2s` | 1 ms to 60 s |
+//! | `poll` | how often a waiter looks for itself | `400ms` | 1 ms to half of `claim` |
+//! | `claim` | how long a lock that was handed over waits for its waiter | `1s` | twice `poll` to 60 s |
+//! | `ca`, `cert`, `key` | PEM files; with `rediss` alone | the system's authorities | |
+//! | `sentinel_username`, `sentinel_password` | at the sentinels; with `redis+sentinel` alone | none | |
+//!
+//! They follow as `?name=value&…`, of two equal ones the last counts, and a duration is a number and `ms` or `s`. What is special in a
+//! user's name, a password or a value is percent-encoded. An unknown option, a value out of its limits and an option that does not
+//! go with the scheme are [`ErrorKind::Invalid`], and the error says what would be right; it never shows the password.
 
 use crate::url::Url;
 use session_core::{Error, ErrorKind, Result};

@@ -40,10 +40,11 @@ pub(crate) async fn run(limits: &mut Limits) {
         println!("{way:<34}{near:>10.0}{far:>14.0}");
     }
     let ratio = |of: &[f64], a: usize, b: usize| of[a] / of[b];
-    for (of, exclusive, write) in [("", 1, 3), (", application", 5, 6)] {
-        limits.at_most(&format!("exclusive / classical, loopback{of}"), ratio(&near, exclusive, 0), 0.75);
+    // The portable part has its price, a few microseconds of each update.
+    for (of, exclusive, write, most) in [("", 1, 3, (0.75, 0.62)), (", application", 5, 6, (0.80, 0.67))] {
+        limits.at_most(&format!("exclusive / classical, loopback{of}"), ratio(&near, exclusive, 0), most.0);
         limits.at_most(&format!("exclusive / classical, 0.7 ms{of}"), ratio(&far, exclusive, 0), 0.55);
-        limits.at_most(&format!("write / classical, loopback{of}"), ratio(&near, write, 0), 0.62);
+        limits.at_most(&format!("write / classical, loopback{of}"), ratio(&near, write, 0), most.1);
         limits.at_most(&format!("write / classical, 0.7 ms{of}"), ratio(&far, write, 0), 0.55);
     }
     for (place, of) in [("loopback", &near), ("0.7 ms", &far)] {
