@@ -34,8 +34,8 @@ async fn try_run(
     instance: Instance,
     program: Option<&Program>,
 ) -> Trial<Judgement> {
-    let Instance { store, guard, control, address } = instance;
-    let lab = Lab { terms, systems: Systems::new(store, scenario.settings)?, control };
+    let Instance { store, guard, control, address, disks } = instance;
+    let lab = Lab { terms, systems: Systems::new(store, scenario.settings)?, control, disks };
     let limit = scenario.time_limit(terms.ops);
 
     if let Some(judgement) = step("looking", STEP, declined(&lab, scenario.needs)).await? {
@@ -146,6 +146,9 @@ impl Overlap {
 
 /// What keeps a cell from running at all, if anything.
 pub(crate) fn missing(scenario: &Scenario, instance: &Instance) -> Option<&'static str> {
-    (scenario.needs_a(Need::Control) && instance.control.is_none())
-        .then_some("nothing here can restart, pause or cut its server")
+    if scenario.needs_a(Need::Control) && instance.control.is_none() {
+        return Some("nothing here can restart, pause or cut its server");
+    }
+    (scenario.needs_a(Need::Disk) && instance.disks.is_empty())
+        .then_some("nothing here has power over a disk below it")
 }

@@ -1,6 +1,6 @@
 //! A store to be judged.
 
-use crate::servers::ServerControl;
+use crate::{disk::Disk, servers::ServerControl};
 use session_core::LockingStore;
 use std::{any::Any, fmt, sync::Arc};
 
@@ -23,13 +23,16 @@ pub struct Instance {
     pub control: Option<Arc<dyn ServerControl>>,
     /// How a worker process finds the same store: a path, a URL, whatever the worker's `connect` understands.
     pub address: Option<String>,
+    /// For a store that keeps files: one disk for each way in which it can be told to keep them, to be treated badly. Without any, the
+    /// scenarios that do so are `absent`.
+    pub disks: Vec<Arc<dyn Disk>>,
 }
 
 impl Instance {
     /// A store that needs no cleaning up.
     #[must_use]
     pub fn new(store: Arc<dyn LockingStore>) -> Self {
-        Self { store, guard: Box::new(()), control: None, address: None }
+        Self { store, guard: Box::new(()), control: None, address: None, disks: Vec::new() }
     }
 
     /// What to drop at the end.
@@ -50,6 +53,13 @@ impl Instance {
     #[must_use]
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
+        self
+    }
+
+    /// What has power over its disks.
+    #[must_use]
+    pub fn disks(mut self, disks: Vec<Arc<dyn Disk>>) -> Self {
+        self.disks = disks;
         self
     }
 }

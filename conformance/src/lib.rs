@@ -30,6 +30,7 @@
 pub mod bench;
 pub mod cancellation;
 mod cell;
+pub mod disk;
 pub mod history;
 mod instance;
 pub mod mutants;

@@ -45,6 +45,7 @@ pub struct Suite {
     strategies: Vec<Strategy>,
     scenarios: Vec<String>,
     further: &'static [Scenario],
+    special: Vec<(Need, Box<Make>)>,
     watch: Box<dyn Fn(Progress<'_>) + Send + Sync>,
 }
 
@@ -86,6 +87,7 @@ impl Suite {
             strategies: Vec::new(),
             scenarios: Vec::new(),
             further: &[],
+            special: Vec::new(),
             watch: Box::new(|_| {}),
         }
     }
@@ -151,6 +153,16 @@ impl Suite {
         self
     }
 
+    /// How to make an instance for the scenarios that need one of its own: with [replicas](Need::Replicas), with [little
+    /// memory](Need::LittleMemory). Without it, their cells are `absent`.
+    pub fn special<F>(mut self, need: Need, make: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Instance>> + Send + 'static,
+    {
+        self.special.push((need, Box::new(move || Box::pin(make()))));
+        self
+    }
+
     /// Tells what happens, as it happens.
     pub fn watch(mut self, watch: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         self.watch = Box::new(watch);
@@ -191,7 +203,14 @@ impl Suite {
         if let Some((verdict, why)) = without {
             return (*verdict, Judgement::default().note(*why));
         }
-        let instance = match (self.make)().await {
+        let make = match scenario.needs_special() {
+            None => &self.make,
+            Some(need) => match self.special.iter().find(|(special, _)| *special == need) {
+                Some((_, make)) => make,
+                None => return absent(format!("no such instance here: {need:?} (see Suite::special)")),
+            },
+        };
+        let instance = match make().await {
             Ok(instance) => instance,
             Err(error) => return (Verdict::Unknown, Judgement::default().note(format!("no store: {error}"))),
         };

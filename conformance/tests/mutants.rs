@@ -6,16 +6,22 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
+#[path = "../src/cli/backends/disk.rs"]
+mod disk;
+
 use session_conformance::{
     Instance, Progress, Report, Strategy, Suite, Verdict,
+    disk::{Disk, Fault, Loss},
     mutants::{self, Mutant},
-    scenario::{Convictor, Scenario},
-    scenarios, worker,
+    scenario::{Convictor, Need, Scenario},
+    scenarios,
+    servers::redis::{self, RedisSentinels, RedisServer},
+    worker,
     worker::Program,
 };
 use session_core::{Error, ErrorKind, LockingStore, MemoryStore, Result};
 use std::{
-    env, fmt,
+    env, fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,7 +29,7 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 /// What takes longer, on a store that is wrong about waiting, shows no more.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// The scenarios that take little time, tried on all mutants.
 const WHOLE: [&str; 3] = ["concurrency/*", "lifecycle/*", "limits/*"];
 const FEW: u64 = 100;
@@ -103,7 +109,7 @@ async fn lose(control: Strategy, scenario: &'static Scenario) -> Row {
     run(&format!("control {control}"), None, scenario, &[control], Verdict::Loses).await
 }
 
-/// In one process on memory. Where that convicts nobody, in some on files: the product's own queue keeps those of one process apart
+/// The faults of a server or a disk are tried where there is one; the others in one process on memory. Where that convicts nobody, in some on files: the product's own queue keeps those of one process apart
 /// whatever the store does. What has to do with chance gets a few of them.
 async fn run(
     who: &str,
@@ -116,6 +122,14 @@ async fn run(
         |suite: Suite, seed| suite.strategies(strategies.to_vec()).scenarios([scenario.name()]).seed(seed);
     let mut last = None;
     for seed in 1..=SEEDS {
+        if NEEDS_A_SERVER.contains(&scenario.name()) {
+            let tried = row(who, scenario, &suite(serving(mutant), seed).private().run().await, guilty);
+            if tried.convicted || redis::program().is_none() {
+                return Row { convicted: tried.convicted || !is_required(), ..tried };
+            }
+            last = Some(tried);
+            continue;
+        }
         let here = Suite::new(move || async move { Ok(here(mutant)) });
         let tried = row(who, scenario, &suite(here, seed).private().run().await, guilty);
         if tried.convicted {
@@ -177,6 +191,73 @@ async fn others(mutant: &'static Mutant) -> Row {
         by: "~ of others, with few operations".to_owned(),
         convicted: true,
         verdict,
+    }
+}
+
+/// What is broken by a server that dies, and by a disk.
+const NEEDS_A_SERVER: [&str; 6] = [
+    "fault/server_restart",
+    "fault/server_pause",
+    "fault/connection_storm",
+    "fault/failover",
+    "fault/eviction",
+    "fault/disk_full_and_torn_write",
+];
+
+fn is_required() -> bool {
+    env::var("SESSION_REQUIRE").is_ok_and(|names| names.contains("redis"))
+}
+
+/// On private servers that keep nothing over a restart, and on disks of files.
+fn serving(mutant: Option<&'static Mutant>) -> Suite {
+    Suite::new(move || redis(mutant, &[]))
+        .special(Need::LittleMemory, move || {
+            redis(mutant, &["--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru"])
+        })
+        .special(Need::Replicas, move || async move {
+            let servers = Arc::new(RedisSentinels::start().await.map_err(down)?);
+            let store = over(mutant, session_store::connect(&servers.url()).await?);
+            Ok(Instance::new(store).control(servers))
+        })
+}
+
+async fn redis(mutant: Option<&'static Mutant>, arguments: &[&str]) -> Result<Instance> {
+    let server = Arc::new(RedisServer::with(arguments).await.map_err(down)?);
+    let store = over(mutant, session_store::connect(&server.url()).await?);
+    let disks = disk::disks().into_iter().map(|disk| Arc::new(Under { mutant, disk }) as Arc<dyn Disk>);
+    Ok(Instance::new(store).control(server).disks(disks.collect()))
+}
+
+fn down(error: io::Error) -> Error {
+    Error::unavailable("start", error)
+}
+
+/// A disk, with a mutant on it.
+#[derive(Debug)]
+struct Under {
+    mutant: Option<&'static Mutant>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Disk for Under {
+    fn name(&self) -> String {
+        self.disk.name()
+    }
+
+    fn open(&self) -> Result<Arc<dyn LockingStore>> {
+        Ok(over(self.mutant, self.disk.open()?))
+    }
+
+    fn fail(&self, nth: usize, fault: Fault) {
+        self.disk.fail(nth, fault);
+    }
+
+    fn heal(&self) -> bool {
+        self.disk.heal()
+    }
+
+    fn lose_power(&self, loss: Loss) -> io::Result<()> {
+        self.disk.lose_power(loss)
     }
 }
 

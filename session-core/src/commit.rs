@@ -406,14 +406,19 @@ impl Writer<'_> {
         }
     }
 
-    /// Loads what there is after a lost reply, as often as it takes within reason.
+    /// Loads what there is after a lost reply, as often as it takes within reason: for no longer than it would wait for a lock, so that a
+    /// store that hangs does not hang its clients for many timeouts.
     async fn look_up(&mut self, lost: Error) -> Result<Stored> {
         telemetry::looked_up();
         self.lost_replies += 1;
         if self.lost_replies > MAX_LOST_REPLIES {
             return Err(lost);
         }
+        let deadline = Instant::now() + self.core.settings.lock_wait;
         for attempt in 0..MAX_LOST_REPLIES {
+            if attempt > 0 && Instant::now() >= deadline {
+                break;
+            }
             sleep(Duration::from_millis(10) * 2u32.pow(attempt)).await;
             match self.core.store.load(&self.key).await {
                 Ok(Some(stored)) => return Ok(stored),

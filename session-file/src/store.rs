@@ -176,7 +176,8 @@ fn check_format(config: &FileConfig, layout: &Layout) -> Result<()> {
             let temp = path.with_extension(format!("{:016x}", u64::from_be_bytes(dice)));
             let written = fs.create_new(&temp).and_then(|file| {
                 fs.write(&file, FORMAT)?;
-                if config.durability == FileDurability::None { Ok(()) } else { fs.sync(&file) }
+                // Whatever the durability: were it empty after a loss of power, nobody could open the store.
+                fs.sync(&file)
             });
             written.and_then(|()| fs.rename(&temp, &path)).map_err(|error| {
                 // The first error counts; what is left is an empty file with a telling name.

@@ -30,6 +30,12 @@ pub(super) enum Command {
     List,
     /// Measures latency, against the same commands by hand and against the classical way.
     Bench(BenchArgs),
+    /// Says in which verdicts the reports of several runs differ: exit code 1 when any does.
+    Compare {
+        /// What `run --json` wrote.
+        #[arg(required = true, num_args = 2.., value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+    },
     /// Works for a parent; nothing for people.
     #[command(hide = true)]
     Worker,

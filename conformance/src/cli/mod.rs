@@ -4,6 +4,7 @@ mod args;
 mod backends;
 mod bench;
 mod by_hand;
+mod compare;
 mod output;
 
 use args::{Args, Command, RunArgs};
@@ -27,6 +28,7 @@ pub(crate) async fn main() -> i32 {
             output::list();
             PASSED
         }
+        Command::Compare { reports } => compare::run(&reports),
         Command::Bench(args) => bench::run(&args).await,
         Command::Worker => worker::serve(|url| async move { session_store::connect(&url).await }).await,
     }
@@ -89,10 +91,18 @@ async fn judge(args: &RunArgs, output: &Output) -> Report {
 }
 
 fn suite(args: &RunArgs, backend: &Backend, running: Arc<dyn Running>, output: &Output) -> Suite {
-    let suite = Suite::new(move || {
-        let running = Arc::clone(&running);
+    let ordinary = Arc::clone(&running);
+    let mut suite = Suite::new(move || {
+        let running = Arc::clone(&ordinary);
         async move { running.instance().await }
     });
+    for need in running.specials() {
+        let running = Arc::clone(&running);
+        suite = suite.special(*need, move || {
+            let running = Arc::clone(&running);
+            async move { running.special(*need).await }
+        });
+    }
     let suite = args.choose(suite).backend(backend.name);
     let suite = match std::env::current_exe() {
         _ if backend.private => suite.private(),

@@ -21,7 +21,9 @@
 //! # tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(run());
 //! ```
 
+mod bytes;
 mod expiry;
+mod faults;
 mod fencing;
 mod ids;
 mod leases;
@@ -66,10 +68,22 @@ pub const ALL: &[Mutant] = &[
         over: writes::acknowledges_then_drops,
     },
     Mutant {
+        name: "acknowledges_what_failed",
+        wrong: "a write that failed is acknowledged all the same",
+        convicted_by: &["fault/connection_storm", "fault/disk_full_and_torn_write"],
+        over: faults::acknowledges_what_failed,
+    },
+    Mutant {
         name: "adopts_unknown_ids",
         wrong: "loading an id that nobody issued makes a record for it",
         convicted_by: &["lifecycle/unknown_id_is_not_adopted"],
         over: ids::adopts_unknown_ids,
+    },
+    Mutant {
+        name: "applies_copies_again",
+        wrong: "a write that comes twice is applied twice, over what came between",
+        convicted_by: &["fault/lost_reply_is_resolved"],
+        over: faults::applies_copies_again,
     },
     Mutant {
         name: "busy_is_missing",
@@ -84,6 +98,12 @@ pub const ALL: &[Mutant] = &[
         over: reads::conflicts_with_the_old_record,
     },
     Mutant {
+        name: "cuts_what_is_too_long",
+        wrong: "cuts what is longer than it can store, and acknowledges it",
+        convicted_by: &["limits/too_large_is_refused"],
+        over: bytes::cuts_what_is_too_long,
+    },
+    Mutant {
         name: "drops_refused_writes",
         wrong: "a write that names another version is acknowledged and not stored",
         convicted_by: &[
@@ -92,6 +112,12 @@ pub const ALL: &[Mutant] = &[
             "concurrency/history_is_linearizable",
         ],
         over: writes::drops_refused_writes,
+    },
+    Mutant {
+        name: "durable_in_name_only",
+        wrong: "declares that it keeps what it acknowledged, and forgets it when it dies",
+        convicted_by: &["fault/server_restart", "fault/disk_full_and_torn_write"],
+        over: faults::durable_in_name_only,
     },
     Mutant {
         name: "expires_early",
@@ -112,16 +138,34 @@ pub const ALL: &[Mutant] = &[
         over: fencing::fences_in_name_only,
     },
     Mutant {
+        name: "hangs_with_the_server",
+        wrong: "asks a server that does not answer again and again, without an end",
+        convicted_by: &["fault/server_pause"],
+        over: faults::hangs_with_the_server,
+    },
+    Mutant {
         name: "index_forgets",
         wrong: "a session that was written again is no longer found by its user",
         convicted_by: &["lifecycle/revoke_all_beats_writers"],
         over: ids::index_forgets,
     },
     Mutant {
+        name: "inflates_what_looks_compressed",
+        wrong: "inflates what begins as compressed data does, however much comes out",
+        convicted_by: &["limits/inflation_is_bounded"],
+        over: bytes::inflates_what_looks_compressed,
+    },
+    Mutant {
         name: "insert_overwrites",
         wrong: "an insert replaces what is there",
         convicted_by: &["lifecycle/an_id_is_inserted_once"],
         over: ids::insert_overwrites,
+    },
+    Mutant {
+        name: "keeps_all_in_name_only",
+        wrong: "declares that it does not evict, and does",
+        convicted_by: &["fault/eviction"],
+        over: faults::keeps_all_in_name_only,
     },
     Mutant {
         name: "locks_unknown_ids",
@@ -158,6 +202,12 @@ pub const ALL: &[Mutant] = &[
         over: reads::mixes_sessions,
     },
     Mutant {
+        name: "never_comes_back",
+        wrong: "does not connect again",
+        convicted_by: &["fault/connection_storm", "fault/failover", "fault/server_restart"],
+        over: faults::never_comes_back,
+    },
+    Mutant {
         name: "overwrites",
         wrong: "a write ignores the version that it names",
         convicted_by: &[
@@ -183,7 +233,7 @@ pub const ALL: &[Mutant] = &[
     Mutant {
         name: "revives_on_save",
         wrong: "a write to a session that is gone makes it anew",
-        convicted_by: &["lifecycle/destroyed_is_not_revived"],
+        convicted_by: &["lifecycle/destroyed_is_not_revived", "fault/eviction"],
         over: ids::revives_on_save,
     },
     Mutant {
@@ -203,6 +253,12 @@ pub const ALL: &[Mutant] = &[
         wrong: "gives the holder's lock the time that another asked for",
         convicted_by: &["lock/stale_holder_cannot_release"],
         over: leases::stale_renewal_shortens,
+    },
+    Mutant {
+        name: "stops_at_nul",
+        wrong: "takes a NUL for the end of the data",
+        convicted_by: &["limits/any_bytes_any_key"],
+        over: bytes::stops_at_nul,
     },
     Mutant {
         name: "sweeps_the_living",

@@ -3,6 +3,7 @@
 use super::Terms;
 use crate::{
     Strategy,
+    disk::Disk,
     servers::ServerControl,
     system::{Id, System, Systems, Values},
     trouble::Trial,
@@ -29,6 +30,7 @@ pub struct Lab {
     pub(crate) terms: Terms,
     pub(crate) systems: Systems,
     pub(crate) control: Option<Arc<dyn ServerControl>>,
+    pub(crate) disks: Vec<Arc<dyn Disk>>,
 }
 
 impl Lab {
@@ -78,6 +80,12 @@ impl Lab {
     #[must_use]
     pub fn control(&self) -> Option<&Arc<dyn ServerControl>> {
         self.control.as_ref()
+    }
+
+    /// Disks with stores of their own; there for whoever needs [`Need::Disk`](super::Need::Disk).
+    #[must_use]
+    pub fn disks(&self) -> &[Arc<dyn Disk>] {
+        &self.disks
     }
 
     /// Sessions by the strategy of this cell.

@@ -61,6 +61,13 @@ pub enum Need {
     Sweeper,
     /// A server that can be restarted, paused and cut. Without: `absent`.
     Control,
+    /// A server with replicas, one of which takes its place when it is restarted: an instance of its own, by
+    /// [`Suite::special`](crate::Suite::special). Without: `absent`.
+    Replicas,
+    /// A server with little memory: an instance of its own, by [`Suite::special`](crate::Suite::special). Without: `absent`.
+    LittleMemory,
+    /// Disks below stores, to be treated badly. Without: `absent`.
+    Disk,
 }
 
 /// One claim, as data: what it says, whom it runs with, who breaks it, and its steps.
@@ -191,6 +198,11 @@ impl Scenario {
     #[must_use]
     pub const fn most_operations(&self) -> Option<u64> {
         self.cap
+    }
+
+    /// What it needs that is no ordinary instance.
+    pub(crate) fn needs_special(&self) -> Option<Need> {
+        self.needs.iter().copied().find(|need| matches!(need, Need::Replicas | Need::LittleMemory))
     }
 
     pub(crate) fn needs_a(&self, need: Need) -> bool {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Strategy,
-    system::{Id, System, Systems},
+    system::{Id, Settings, System, Systems},
     trouble::{Outcome, Trial, Trouble},
     worker::Line,
 };
@@ -126,6 +126,15 @@ impl<N: Serialize + Send> Task<N> {
     /// When the scenario's settings are refused.
     pub fn system_over(&self, store: Arc<dyn LockingStore>) -> Trial<Arc<dyn System>> {
         Ok(Systems::new(store, self.seat.systems.settings())?.of(self.strategy()))
+    }
+
+    /// Sessions by the strategy of this cell, set up in another way: by what the store can, for one. They share nothing with other
+    /// tasks but the store.
+    ///
+    /// # Errors
+    /// When the settings are refused.
+    pub fn system_with(&self, settings: Settings) -> Trial<Arc<dyn System>> {
+        Ok(Systems::new(Arc::clone(self.store()), settings)?.of(self.strategy()))
     }
 
     /// The product itself, where a scenario is about more than [`System`] can say.

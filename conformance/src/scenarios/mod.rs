@@ -84,6 +84,8 @@
 //! | chance | [`Task::draw`](crate::scenario::Task::draw), [`Task::think`](crate::scenario::Task::think), by the seed of the run |
 //! | time that processes share | [`now`](crate::scenario::now), in microseconds |
 //! | a server to restart, pause, cut | [`Lab::control`](crate::scenario::Lab::control), with [`Need::Control`](crate::scenario::Need) |
+//! | replicas, little memory | [`Need::Replicas`](crate::scenario::Need), [`Need::LittleMemory`](crate::scenario::Need): an instance of its own, by [`Suite::special`](crate::Suite::special) |
+//! | a disk that fails or loses power | [`Lab::disks`](crate::scenario::Lab::disks), with [`Need::Disk`](crate::scenario::Need) |
 //! | a claim that one caller can try | [`Check`](crate::scenario::Check) and [`Scenario::check`]: one function, no tasks |
 //!
 //! # Conventions

@@ -36,7 +36,8 @@ use std::{
 /// What a fault scenario does to a server. Implemented beside each private server; a user's own has none.
 #[async_trait]
 pub trait ServerControl: Debug + Send + Sync {
-    /// Kills it without warning and starts it again on the same address and the same data; returns when it answers.
+    /// Kills it without warning and starts it again on the same address and the same data; returns when it answers. Of servers with
+    /// replicas the primary is killed; returns when another one has taken its place.
     async fn restart(&self) -> io::Result<()>;
 
     /// Makes it hang: connections stay open, nothing is answered.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use session_core::{
     Error, ErrorKind, Grant, Held, Inserted, Loaded, LockingStore, PrincipalKey, Put, Replaced, Result,
-    SessionId, Stored, SystemRandom, Token, Version,
+    SessionId, StorageKey, Stored, SystemRandom, Token, Version,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,14 @@ impl Control {
         Self { store, settings, locks }
     }
 
+    /// The name of a record: elsewhere any text that comes in a cookie is one.
+    fn key(id: &Id) -> StorageKey {
+        match id.session_id() {
+            Some(id) => id.storage_key(),
+            None => StorageKey::from_bytes(*PrincipalKey::of(id.as_str()).as_bytes()),
+        }
+    }
+
     fn put(&self, values: &Values, principal: Option<PrincipalKey>) -> Result<Put> {
         let data = serde_json::to_vec(values)
             .map_err(|error| Error::new(ErrorKind::Encode, "control").with_source(error))?;
@@ -37,8 +45,7 @@ impl Control {
     }
 
     /// Loads, behind the lock where there is one. No renewal: a lease that runs out under its holder is what `lock-only` is about.
-    async fn load(&self, id: &SessionId) -> Result<Option<(Option<Grant>, Stored)>> {
-        let key = id.storage_key();
+    async fn load(&self, key: StorageKey) -> Result<Option<(Option<Grant>, Stored)>> {
         if !self.locks {
             return Ok(self.store.load(&key).await?.map(|stored| (None, stored)));
         }
@@ -68,8 +75,8 @@ impl System for Control {
     }
 
     async fn open(&self, id: &Id) -> Result<Option<Box<dyn OpenSession>>> {
-        let Some(id) = id.session_id() else { return Ok(None) };
-        let Some((grant, stored)) = self.load(&id).await? else { return Ok(None) };
+        let key = Self::key(id);
+        let Some((grant, stored)) = self.load(key).await? else { return Ok(None) };
         Ok(Some(Box::new(Request {
             values: decode(&stored.data)?,
             version: stored.version,
@@ -78,18 +85,17 @@ impl System for Control {
             changed: false,
             control: self.clone(),
             grant,
-            id,
+            key,
+            id: id.clone(),
         })))
     }
 
     async fn read(&self, id: &Id) -> Result<Option<Values>> {
-        let Some(id) = id.session_id() else { return Ok(None) };
-        self.store.load(&id.storage_key()).await?.map(|stored| decode(&stored.data)).transpose()
+        self.store.load(&Self::key(id)).await?.map(|stored| decode(&stored.data)).transpose()
     }
 
     async fn destroy(&self, id: &Id) -> Result<bool> {
-        let Some(id) = id.session_id() else { return Ok(false) };
-        Ok(matches!(self.store.delete(&id.storage_key()).await?, session_core::Deleted::Removed(_)))
+        Ok(matches!(self.store.delete(&Self::key(id)).await?, session_core::Deleted::Removed(_)))
     }
 
     async fn revoke_all(&self, user: &str) -> Result<usize> {
@@ -107,7 +113,8 @@ impl System for Control {
 #[derive(Debug)]
 struct Request {
     control: Control,
-    id: SessionId,
+    id: Id,
+    key: StorageKey,
     grant: Option<Grant>,
     version: Version,
     values: Values,
@@ -172,7 +179,7 @@ impl OpenSession for Request {
                 let new = SessionId::random(&SystemRandom)?;
                 let _created = self.control.store.insert(&new.storage_key(), &put).await?;
                 self.delete().await?;
-                Some(new)
+                Some(Id::new(new.expose()))
             }
             End::Store if self.changed => {
                 self.overwrite(&put).await?;
@@ -181,14 +188,14 @@ impl OpenSession for Request {
             End::Store => Some(self.id.clone()),
         };
         self.release().await?;
-        Ok(id.map(|id| Id::new(id.expose())))
+        Ok(id)
     }
 }
 
 impl Request {
     /// Overwrites whatever is there, again and again until it is done.
     async fn overwrite(&mut self, put: &Put) -> Result<()> {
-        let (store, key) = (Arc::clone(&self.control.store), self.id.storage_key());
+        let (store, key) = (Arc::clone(&self.control.store), self.key);
         let deadline = Instant::now() + self.control.settings.lock_wait;
         loop {
             let replaced = match &self.grant {
@@ -229,7 +236,7 @@ impl Request {
     async fn delete(&mut self) -> Result<()> {
         let _removed_or_gone = match self.grant.take() {
             Some(grant) => self.control.store.delete_and_release(&grant).await?,
-            None => self.control.store.delete(&self.id.storage_key()).await?,
+            None => self.control.store.delete(&self.key).await?,
         };
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Files: a temporary directory, or one of the user's, in which each cell gets a new directory of its own.
 
-use super::{Running, Started};
+use super::{Running, Started, disk};
 use async_trait::async_trait;
 use session_conformance::Instance;
 use session_core::{Error, ErrorKind, Result};
@@ -48,6 +48,9 @@ impl Running for Files {
         let mut url =
             Url::from_file_path(dir.path()).map_err(|()| Error::new(ErrorKind::Invalid, "connect"))?;
         url.set_query(self.url.as_ref().and_then(Url::query));
-        Ok(Instance::new(session_store::connect(url.as_str()).await?).guard(dir).address(url))
+        Ok(Instance::new(session_store::connect(url.as_str()).await?)
+            .guard(dir)
+            .address(url)
+            .disks(disk::disks()))
     }
 }

@@ -6,9 +6,10 @@ use super::{Running, Started};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
+    scenario::Need,
     servers::{ServerControl, memcached::MemcachedServer},
 };
-use session_core::Result;
+use session_core::{Error, Result};
 use std::{
     future::Future,
     io,
@@ -82,5 +83,16 @@ impl Running for Memcached {
             Some(server) => instance.control(Arc::clone(server) as Arc<dyn ServerControl>),
             None => instance,
         })
+    }
+
+    fn specials(&self) -> &'static [Need] {
+        if self.server.is_some() { &[Need::LittleMemory] } else { &[] }
+    }
+
+    async fn special(&self, _: Need) -> Result<Instance> {
+        let server = MemcachedServer::with(&["-m", "8"]).await;
+        let server = server.map_err(|error| Error::unavailable("start", error))?;
+        let store = session_store::connect(&server.url()).await?;
+        Ok(Instance::new(store).control(Arc::new(server)))
     }
 }

@@ -4,6 +4,7 @@
 //! [`session_conformance::servers`]) and its [`Running`], and its line in [`ALL`]. Drivers are reached by
 //! [`session_store::connect`] alone, here and in the workers, so that both see the same.
 
+mod disk;
 mod file;
 mod memcached;
 mod memory;
@@ -11,8 +12,8 @@ mod postgres;
 mod redis;
 
 use async_trait::async_trait;
-use session_conformance::Instance;
-use session_core::{ErrorKind, Result};
+use session_conformance::{Instance, scenario::Need};
+use session_core::{Error, ErrorKind, Result};
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, thread};
 
 /// A backend by name.
@@ -44,6 +45,16 @@ pub(crate) trait Running: Send + Sync {
 
     /// A store of its own for one cell: nothing of the others is seen in it, and nothing of it stays.
     async fn instance(&self) -> Result<Instance>;
+
+    /// What it has instances of their own for.
+    fn specials(&self) -> &'static [Need] {
+        &[]
+    }
+
+    /// One of those.
+    async fn special(&self, need: Need) -> Result<Instance> {
+        Err(Error::new(ErrorKind::Unsupported, "special").with_context(format!("{need:?}")))
+    }
 
     /// Where its server itself listens, when clients are sent through something else.
     fn direct(&self) -> Option<SocketAddr> {

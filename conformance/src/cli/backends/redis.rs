@@ -4,7 +4,11 @@ use super::{Cleaner, Running, Started};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
-    servers::{ServerControl, redis::RedisServer},
+    scenario::Need,
+    servers::{
+        ServerControl,
+        redis::{RedisSentinels, RedisServer},
+    },
 };
 use session_core::{Error, Result};
 use session_store::redis::{RedisConfig, RedisStore};
@@ -88,5 +92,22 @@ impl Running for Redis {
                 RedisStore::connect_url(&url).await?.purge().await.map(drop)
             })),
         })
+    }
+
+    fn specials(&self) -> &'static [Need] {
+        if self.server.is_some() { &[Need::Replicas, Need::LittleMemory] } else { &[] }
+    }
+
+    async fn special(&self, need: Need) -> Result<Instance> {
+        let failed = |error| Error::unavailable("start", error);
+        if need == Need::Replicas {
+            let servers = Arc::new(RedisSentinels::start().await.map_err(failed)?);
+            let store = session_store::connect(&servers.url()).await?;
+            return Ok(Instance::new(store).control(servers));
+        }
+        let little = ["--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru"];
+        let server = RedisServer::with(&little).await.map_err(failed)?;
+        let store = session_store::connect(&server.url()).await?;
+        Ok(Instance::new(store).control(Arc::new(server)))
     }
 }

@@ -4,16 +4,36 @@ use super::{SKEW, micros};
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task},
-    system::{Change, Id, System, values},
+    system::{Change, Id, Settings, System, values},
     trouble::Trial,
 };
 use serde::{Deserialize, Serialize};
-use session_core::ErrorKind;
+use session_core::{ErrorKind, LockingStore};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-pub(super) const IDLE: Duration = Duration::from_millis(500);
-pub(super) const MOST: Duration = Duration::from_millis(1200);
+/// The lifetimes of a scenario's sessions: such that the backend can tell them apart.
+#[derive(Clone, Copy)]
+struct Lifetimes {
+    idle: Duration,
+    most: Duration,
+    resolution: Duration,
+}
+
+impl Lifetimes {
+    fn on(store: &Arc<dyn LockingStore>) -> Self {
+        let resolution = store.capabilities().ttl_resolution;
+        let idle = Duration::from_millis(500).max(resolution);
+        // Between the end of one that is left alone, however it is rounded, and this there are some uses that show that it slid.
+        let most = Duration::from_millis(1200).max(idle + 2 * resolution + 4 * PACE);
+        Self { idle, most, resolution }
+    }
+
+    fn system(self, task: &Task<Did>) -> Trial<Arc<dyn System>> {
+        let Self { idle: idle_timeout, most: max_lifetime, .. } = self;
+        task.system_with(Settings { idle_timeout, max_lifetime, ..Settings::DEFAULT })
+    }
+}
 
 /// How often a session in use is used.
 const PACE: Duration = Duration::from_millis(100);
@@ -67,13 +87,14 @@ impl IdleSlidesCapDoesNot {
     }
 
     async fn use_it(task: &Task<Did>, which: usize, id: &Id) -> Trial {
-        let (system, session) = (task.system(), Self::session(task.across(), which));
-        let grace = 2 * task.store().capabilities().ttl_resolution + 2 * SKEW;
+        let times = Lifetimes::on(task.store());
+        let (system, session) = (times.system(task)?, Self::session(task.across(), which));
+        let grace = 2 * times.resolution + 2 * SKEW;
         if USES[which] == Use::LeftAlone {
             Self::read(task, &system, session, id).await?;
-            sleep(IDLE + grace).await;
+            sleep(times.idle + grace).await;
         } else {
-            let end = Instant::now() + MOST + grace;
+            let end = Instant::now() + times.most + grace;
             while Instant::now() < end {
                 match USES[which] {
                     Use::Written => Self::write(task, &system, session, id).await?,
@@ -99,7 +120,7 @@ impl Script for IdleSlidesCapDoesNot {
 
     async fn work(task: &Task<Did>, (): &()) -> Trial {
         task.barrier("begin").await?;
-        let (system, mut mine) = (task.system(), Vec::new());
+        let (system, mut mine) = (Lifetimes::on(task.store()).system(task)?, Vec::new());
         for which in 0..USES.len() {
             let begun = task.begin(Self::session(task.rank(), which));
             let created = system.create(&values([("used", 0.into())])).await;
@@ -120,9 +141,9 @@ impl Script for IdleSlidesCapDoesNot {
     async fn judge(lab: &Lab, (): &(), found: &Findings<Did>) -> Trial<Judgement> {
         let mut judgement = found.judgement();
         let mut proofs = Proofs::default();
+        let times = Lifetimes::on(lab.store());
         for session in 0..USES.len() * lab.ranks() {
-            let resolution = lab.capabilities().ttl_resolution;
-            let Some(mut life) = found.of_session(session).find_map(|one| Life::new(one, resolution)) else {
+            let Some(mut life) = found.of_session(session).find_map(|one| Life::new(one, times)) else {
                 continue;
             };
             for one in found.of_session(session) {
@@ -157,34 +178,37 @@ struct Life {
     idle_from: u64,
     /// By its maximum lifetime.
     capped: (u64, u64),
-    grace: u64,
+    times: Lifetimes,
 }
 
 impl Life {
-    fn new(created: &crate::scenario::Operation<Did>, resolution: Duration) -> Option<Self> {
+    fn new(created: &crate::scenario::Operation<Did>, times: Lifetimes) -> Option<Self> {
+        let (idle, most) = (micros(times.idle), micros(times.most));
         (created.note == Did::Create).then(|| Self {
             created: created.end,
-            alive_until: created.start + micros(IDLE),
-            idle_from: created.end + micros(IDLE),
-            capped: (created.start + micros(MOST), created.end + micros(MOST)),
-            grace: micros(2 * resolution + SKEW),
+            alive_until: created.start + idle,
+            idle_from: created.end + idle,
+            capped: (created.start + most, created.end + most),
+            times,
         })
     }
 
     /// What is wrong with what a use was told.
     fn goes_on(&mut self, did: Did, used: Use, at: (u64, u64), proofs: &mut Proofs) -> Option<String> {
         let (start, end) = at;
+        let Lifetimes { idle: unused, most, resolution } = self.times;
+        let grace = micros(2 * resolution + SKEW);
         let (there, slides) = match did {
             Did::Create => return None,
-            Did::Write { there } => (there, micros(IDLE)),
+            Did::Write { there } => (there, micros(unused)),
             // A read slides when a tenth has passed, so that much may be missing.
-            Did::Read { there } => (there, micros(IDLE - IDLE / 10)),
+            Did::Read { there } => (there, micros(unused - unused / 10)),
         };
         // A touch that would add less than a tenth is not made, also at the end.
-        let alive = end + micros(SKEW) < self.alive_until.min(self.capped.0 - micros(IDLE / 10));
-        let idle = start > self.idle_from + self.grace;
-        let capped = start > self.capped.1 + self.grace;
-        if alive && end > self.created + micros(IDLE) + self.grace {
+        let alive = end + micros(SKEW) < self.alive_until.min(self.capped.0 - micros(unused / 10));
+        let idle = start > self.idle_from + grace;
+        let capped = start > self.capped.1 + grace;
+        if alive && end > self.created + micros(unused) + grace {
             proofs.slid += 1;
         }
         proofs.idled += u64::from(idle && used == Use::LeftAlone);
@@ -192,13 +216,13 @@ impl Life {
         let age = (start - self.created.min(start)) / 1000;
         if there {
             self.alive_until = self.alive_until.max(start + slides);
-            self.idle_from = end + micros(IDLE);
+            self.idle_from = end + micros(unused);
         }
         match (there, alive, capped, idle) {
             (false, true, ..) => Some(format!("gone {age} ms after it was made, though it was in use")),
-            (true, _, true, _) => Some(format!("there {age} ms after it was made; the maximum is {MOST:?}")),
+            (true, _, true, _) => Some(format!("there {age} ms after it was made; the maximum is {most:?}")),
             (true, _, _, true) => {
-                Some(format!("there {age} ms after it was made, unused for more than {IDLE:?}"))
+                Some(format!("there {age} ms after it was made, unused for more than {unused:?}"))
             }
             _ => None,
         }

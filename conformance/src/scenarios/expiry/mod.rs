@@ -12,7 +12,6 @@ mod touch;
 use crate::{
     Strategy,
     scenario::{Convictor, Need, Scenario},
-    system::Settings,
 };
 use std::time::Duration;
 
@@ -36,12 +35,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "a session in use outlives its idle timeout, one left alone does not, and none its maximum lifetime",
         Convictor::BLIND,
     )
-    .strategies(&[Strategy::Blind, Strategy::Write, Strategy::Exclusive])
-    .settings(Settings {
-        idle_timeout: lifetimes::IDLE,
-        max_lifetime: lifetimes::MOST,
-        ..Settings::DEFAULT
-    }),
+    .strategies(&[Strategy::Blind, Strategy::Write, Strategy::Exclusive]),
     Scenario::new::<long_ttl::LongTtlIsKept>(
         "expiry/long_ttl_is_kept",
         "31 and 400 days mean what they say (by the server's own remaining ttl)",

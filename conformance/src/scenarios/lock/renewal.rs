@@ -3,12 +3,12 @@
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task, now},
-    system::{Change, Id, Settings, System, Systems, values},
+    system::{Change, Id, Settings, System, values},
     trouble::{Trial, Trouble},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use session_core::{Grant, Result};
+use session_core::Grant;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -23,6 +23,11 @@ const LEASES: [Duration; 4] = [
 
 /// How long a holder works, in leases.
 const HELD: u32 = 5;
+
+/// The lease of a round: one that the backend can tell from none.
+fn lease(round: usize, resolution: Duration) -> Duration {
+    LEASES[round].max(resolution)
+}
 
 /// Someone across wants the lock all the while, and gets it when the holder is done.
 pub(super) struct RenewalOutlivesTheLease;
@@ -55,17 +60,17 @@ impl RenewalOutlivesTheLease {
         round * ranks + rank
     }
 
-    /// Sessions of its own: in one queue the next one would never ask the store.
-    fn system(task: &Task<Part>, lease: Duration) -> Result<Arc<dyn System>> {
-        let settings = Settings::DEFAULT.lease(lease);
-        Ok(Systems::new(Arc::clone(task.store()), settings)?.of(task.strategy()))
+    /// The lease of a round, and sessions of its own: in one queue the next one would never ask the store.
+    fn system(task: &Task<Part>, round: usize) -> Trial<(Duration, Arc<dyn System>)> {
+        let lease = lease(round, task.store().capabilities().ttl_resolution);
+        Ok((lease, task.system_with(Settings::DEFAULT.lease(lease))?))
     }
 
     async fn hold(task: &Task<Part>, plan: &[Id]) -> Trial {
-        for (round, lease) in LEASES.into_iter().enumerate() {
+        for round in 0..LEASES.len() {
             let session = Self::session(task.ranks(), round, task.rank());
             let id = &plan[session];
-            let system = Self::system(task, lease)?;
+            let (lease, system) = Self::system(task, round)?;
             let begun = task.begin(session);
             let mut request = system.request(id).await?;
             let until = Instant::now() + HELD * lease;
@@ -88,9 +93,9 @@ impl RenewalOutlivesTheLease {
     }
 
     async fn want(task: &Task<Part>, plan: &[Id]) -> Trial {
-        for (round, lease) in LEASES.into_iter().enumerate() {
+        for round in 0..LEASES.len() {
             let session = Self::session(task.ranks(), round, task.across());
-            let system = Self::system(task, lease)?;
+            let (_, system) = Self::system(task, round)?;
             task.wait(format!("held/{session}")).await?;
             let begun = task.begin(session);
             let mut entered = 0;
@@ -136,7 +141,7 @@ impl Script for RenewalOutlivesTheLease {
         let mut judgement = found.judgement();
         let mut proven = 0;
         for (session, id) in plan.iter().enumerate() {
-            let lease = LEASES[session / lab.ranks()];
+            let lease = lease(session / lab.ranks(), lab.capabilities().ttl_resolution);
             let mut holder = None;
             let mut entered = None;
             for one in found.of_session(session) {

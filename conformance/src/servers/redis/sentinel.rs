@@ -1,6 +1,8 @@
 //! A primary, its replicas, and the sentinels that watch them.
 
 use super::{RedisServer, Reply};
+use crate::servers::ServerControl;
+use async_trait::async_trait;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -85,40 +87,80 @@ impl RedisSentinels {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`].
     pub async fn until_failed_over(&self, from: SocketAddr) -> io::Result<()> {
-        until(async || self.primary().await.is_ok_and(|primary| primary.address() != from)).await
+        let deadline = Instant::now() + PATIENCE;
+        while !self.primary().await.is_ok_and(|primary| primary.address() != from) {
+            wait(deadline).await?;
+        }
+        Ok(())
     }
 
     async fn until_watching(&self) -> io::Result<()> {
-        until(async || {
-            for sentinel in &self.sentinels {
-                let Ok(state) = sentinel.command(["SENTINEL", "master", NAME]).await else { return false };
-                let fields: Vec<_> = state.list().iter().filter_map(Reply::text).collect();
-                let of = |name: &str| {
-                    fields.iter().position(|field| *field == name).map(|place| fields[place + 1])
-                };
-                if (of("num-slaves"), of("num-other-sentinels")) != (Some("2"), Some("2")) {
-                    return false;
-                }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_watching().await {
+            wait(deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the sentinels know the replicas and each other, and the replicas their primary.
+    async fn is_watching(&self) -> bool {
+        for sentinel in &self.sentinels {
+            let Ok(state) = sentinel.command(["SENTINEL", "master", NAME]).await else { return false };
+            let fields: Vec<_> = state.list().iter().filter_map(Reply::text).collect();
+            let of =
+                |name: &str| fields.iter().position(|field| *field == name).map(|place| fields[place + 1]);
+            if (of("num-slaves"), of("num-other-sentinels")) != (Some("2"), Some("2")) {
+                return false;
             }
-            for replica in &self.servers[1..] {
-                let Ok(info) = replica.command(["INFO", "replication"]).await else { return false };
-                if !info.text().is_some_and(|info| info.contains("master_link_status:up")) {
-                    return false;
-                }
+        }
+        for replica in &self.servers[1..] {
+            let Ok(info) = replica.command(["INFO", "replication"]).await else { return false };
+            if !info.text().is_some_and(|info| info.contains("master_link_status:up")) {
+                return false;
             }
-            true
-        })
-        .await
+        }
+        true
+    }
+}
+
+#[async_trait]
+impl ServerControl for RedisSentinels {
+    /// Kills the primary; returns when the sentinels name another one. The old one stays away.
+    async fn restart(&self) -> io::Result<()> {
+        let primary = self.primary().await?;
+        primary.kill();
+        self.until_failed_over(primary.address()).await
+    }
+
+    async fn pause(&self) -> io::Result<()> {
+        self.primary().await?.pause().await
+    }
+
+    async fn resume(&self) -> io::Result<()> {
+        for server in self.servers.iter().filter(|server| server.is_running()) {
+            server.resume().await?;
+        }
+        Ok(())
+    }
+
+    async fn cut(&self) -> io::Result<()> {
+        self.primary().await?.cut().await
     }
 }
 
 pub(super) async fn until(mut so: impl AsyncFnMut() -> bool) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !so().await {
-        if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the servers do not come together"));
-        }
-        sleep(Duration::from_millis(20)).await;
+        wait(deadline).await?;
     }
+    Ok(())
+}
+
+/// A moment, before it is looked again.
+async fn wait(deadline: Instant) -> io::Result<()> {
+    if Instant::now() > deadline {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "the servers do not come together"));
+    }
+    sleep(Duration::from_millis(20)).await;
     Ok(())
 }
