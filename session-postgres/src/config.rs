@@ -1,7 +1,10 @@
 //! What can be set, as a URL or by methods; each with its default, its unit and its limit.
 
 use session_core::{Error, ErrorKind, Random, Result, SystemRandom};
-use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions as _,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 use std::{fmt, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration};
 use url::Url;
 
@@ -168,7 +171,13 @@ impl PostgresConfig {
             "max_value" => self.max_value(parse(name, value)?),
             "timeout" => self.timeout(duration(name, value)?),
             "connect_timeout" => self.connect_timeout(duration(name, value)?),
-            _ => return Err(invalid(format!("unknown option `{name}`"))),
+            _ => {
+                return Err(invalid(format!(
+                    "unknown option `{name}`; known: schema, prefix, pool, lock, lock_connections, waiter_connections, \
+                     max_locks, unlogged, migrate, statements, max_value, timeout, connect_timeout; and the server's: {}",
+                    SERVER_OPTIONS.join(", ")
+                )));
+            }
         })
     }
 
@@ -295,6 +304,13 @@ impl PostgresConfig {
             if !limits.contains(&value) {
                 return Err(invalid(format!("{name}={value:?}: {:?} to {:?}", limits.start(), limits.end())));
             }
+        }
+        let mode = self.server.get_ssl_mode();
+        let encrypts = matches!(mode, PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+        if encrypts && !cfg!(feature = "tls") {
+            return Err(Error::new(ErrorKind::Unsupported, "config").with_context(format!(
+                "sslmode={mode:?}: encryption is not compiled in; enable the feature `tls`"
+            )));
         }
         Ok(())
     }
