@@ -74,7 +74,7 @@ impl FileConfig {
     }
 
     /// Settings from `file:///absolute/path?option=value&…`. The options are `durability` (`none`, `file`,
-    /// `file-and-directory`), `max_value` (bytes) and `busy_timeout_ms`.
+    /// `file-and-directory`), `max_value` (bytes) and `busy_timeout` (`250ms`, `5s`).
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`], saying what is wrong and what would be right.
@@ -103,10 +103,10 @@ impl FileConfig {
                     _ => return Err(invalid("durability is none, file or file-and-directory")),
                 }),
                 "max_value" => config.max_value(number(&name, &value)?),
-                "busy_timeout_ms" => config.busy_timeout(Duration::from_millis(number(&name, &value)?)),
+                "busy_timeout" => config.busy_timeout(duration(&name, &value)?),
                 _ => {
                     return Err(invalid(format!(
-                        "unknown option {name}; known are durability, max_value, busy_timeout_ms"
+                        "unknown option {name}; known are durability, max_value, busy_timeout"
                     )));
                 }
             };
@@ -205,6 +205,15 @@ fn invalid(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Invalid, OPEN).with_context(why)
 }
 
+fn duration(name: &str, text: &str) -> Result<Duration> {
+    let (digits, unit): (_, fn(u64) -> Duration) = match text.strip_suffix("ms") {
+        Some(digits) => (digits, Duration::from_millis),
+        None => (text.strip_suffix('s').unwrap_or_default(), Duration::from_secs),
+    };
+    let wrong = || invalid(format!("{name} is {text:?}; expected a number and ms or s, as in 500ms"));
+    digits.parse().map(unit).map_err(|_| wrong())
+}
+
 fn number<N: std::str::FromStr>(name: &str, value: &str) -> Result<N> {
     value.parse().map_err(|_| invalid(format!("{name} is {value:?}; expected a whole number")))
 }
@@ -222,7 +231,7 @@ mod tests {
     #[test]
     fn a_url_says_everything() {
         let config = FileConfig::from_url(
-            "file:///srv/my%20shop?durability=file-and-directory&max_value=4096&busy_timeout_ms=250",
+            "file:///srv/my%20shop?durability=file-and-directory&max_value=4096&busy_timeout=250ms",
         )
         .unwrap();
         assert_eq!(config.root(), Path::new("/srv/my shop"));
@@ -234,11 +243,15 @@ mod tests {
 
     #[test]
     fn what_a_url_cannot_mean_is_refused_with_the_cure() {
-        assert!(refusal("file:///s?speed=9").contains("durability, max_value, busy_timeout_ms"));
+        assert!(refusal("file:///s?speed=9").contains("durability, max_value, busy_timeout"));
         assert!(refusal("file:///s?durability=disk").contains("none, file or file-and-directory"));
         assert!(refusal("file:///s?max_value=1M").contains("whole number"));
         assert!(refusal("file:///s?max_value=0").contains("1 to"));
-        assert!(refusal("file:///s?busy_timeout_ms=0").contains("1 ms to 1 h"));
+        assert!(refusal("file:///s?busy_timeout=0s").contains("1 ms to 1 h"));
+        for unitless in ["5", "", "s", "5m", "-1s"] {
+            let refusal = refusal(&format!("file:///s?busy_timeout={unitless}"));
+            assert!(refusal.contains("as in 500ms"), "{refusal}");
+        }
         assert!(refusal("file:///s?durability=none&durability=file").contains("twice"));
         assert!(refusal("file:///s#t").contains("%23"));
         for url in ["sessions", "file:sessions", "file://sessions", "file://other/s", "http:///s", ""] {

@@ -304,7 +304,7 @@ impl SessionStore for RedisStore {
     }
 }
 
-/// The reply of a script: a word, then what belongs to it.
+/// The reply of a script: a word, or a list of a word and what belongs to it.
 pub(crate) struct Reply {
     pub(crate) word: String,
     parts: std::vec::IntoIter<Value>,
@@ -313,7 +313,10 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn new(value: Value, operation: &'static str) -> Result<Self> {
-        let Value::Array(parts) = value else { return Err(Self::strange(operation)) };
+        let parts = match value {
+            Value::Array(parts) => parts,
+            word => vec![word],
+        };
         let mut parts = parts.into_iter();
         match parts.next() {
             Some(Value::BulkString(word)) => {

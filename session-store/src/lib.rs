@@ -17,18 +17,39 @@
 //! # Ok(()) }
 //! ```
 //!
-//! | feature | URL | durability |
-//! |---|---|---|
-//! | always there | `memory:` | none: gone with the process |
-//! | `file` | `file:///var/lib/app/sessions` | by setting |
-//! | `redis` | `redis://host:6379/0` | by the server's settings |
-//! | `redis-sentinel`, `redis-cluster` | `redis+sentinel://host,host/name`, `redis+cluster://host,host` | none: a failover forgets |
-//! | `postgres` | `postgres://user@host/database` | by the server's settings |
-//! | `memcached` | `memcached://host:11211,host:11211` | none: gone with the server, and under memory pressure |
-//! | `tls` | `rediss://…`, and PostgreSQL's `sslmode` | |
+//! In a web application a layer opens and commits, and handlers only use their session: that is [`http`](crate::http), with the feature
+//! `axum` (or `http` on any other tower service).
 //!
-//! The backends' own options are parameters of the URL; each backend's crate documents them, and an unknown one is an error.
-//! A backend of your own goes in without this function: [`Sessions::builder`] takes any [`LockingStore`].
+//! # Backends
+//!
+//! | feature | URL | what it keeps |
+//! |---|---|---|
+//! | always there | `memory:` | gone with the process |
+//! | `file` | `file:///var/lib/app/sessions` | survives the process; a loss of power by setting |
+//! | `redis` | `redis://[[user]:password@]host[:6379][/database]` | by the server's settings |
+//! | `redis-sentinel` | `redis+sentinel://host[:26379],host…/name[/database]` | a failover forgets what was not replicated |
+//! | `redis-cluster` | `redis+cluster://host[:6379],host…` | the same |
+//! | `postgres` | `postgres://[user[:password]@]host[:5432]/database` | by the server's settings |
+//! | `memcached` | `memcached://host[:11211],host…` | gone with the server, and under memory pressure |
+//!
+//! With the feature `tls` also `rediss://…`, `rediss+sentinel://…`, `rediss+cluster://…`, and PostgreSQL's `sslmode`.
+//!
+//! Options are parameters of the URL, `?name=value&…`. An unknown one is an error that names the known ones, and durations have their unit:
+//!
+//! | URL | options |
+//! |---|---|
+//! | `memory:` | none |
+//! | `file:` | `durability` (`none`, `file`, `file-and-directory`), `max_value` (bytes), `busy_timeout` (`5s`) |
+//! | `redis:` and its kin | `prefix` (`session:`), `lock` (`queue`, `spin`), `connect_timeout`, `response_timeout` (`2s`), `poll` (`400ms`), `claim` (`1s`), `sentinel_username`, `sentinel_password`, `ca`, `cert`, `key` (PEM files) |
+//! | `postgres:` | `schema` (`public`), `prefix` (`session_`), `pool` (10), `lock` (`advisory`, `lease`), `lock_connections` (4), `waiter_connections` (2), `max_locks` (2000), `unlogged`, `migrate` (`true`), `statements` (`detect`, `prepared`, `simple`), `max_value` (bytes), `timeout`, `connect_timeout` (`5s`), and PostgreSQL's own, such as `sslmode` |
+//! | `memcached:` | `prefix` (`session:`), `protocol` (`auto`, `plain`, `meta`), `timeout` (`2s`), `pool` (16), `max_value` (bytes) |
+//!
+//! The same as structs, with all that is to be said about each: `file::FileConfig`, `redis::RedisConfig`, `postgres::PostgresConfig`,
+//! `memcached::MemcachedConfig`. A store made from one, or one of your own, goes in without [`connect`]: [`Sessions::builder`] takes any
+//! [`LockingStore`].
+//!
+//! How sessions themselves behave (idle timeout, lease, waits, sizes, codec) is the same on every backend and set by the
+//! [builder](SessionsBuilder).
 
 use std::sync::Arc;
 
@@ -42,18 +63,22 @@ pub use session_memcached as memcached;
 pub use session_postgres as postgres;
 #[cfg(feature = "redis")]
 pub use session_redis as redis;
+#[cfg(feature = "http")]
+pub use session_tower as http;
 
 /// A store behind one type.
 pub type Store = Arc<dyn LockingStore>;
 
-/// What there is: scheme, feature, and whether it was compiled in.
+/// What a URL begins with, the features that this takes, and whether they are on.
 const BACKENDS: &[(&str, &str, bool)] = &[
     ("memory", "", true),
     ("file", "file", cfg!(feature = "file")),
     ("redis", "redis", cfg!(feature = "redis")),
-    ("rediss", "redis` and `tls", cfg!(all(feature = "redis", feature = "tls"))),
+    ("rediss", "redis,tls", cfg!(all(feature = "redis", feature = "tls"))),
     ("redis+sentinel", "redis-sentinel", cfg!(feature = "redis-sentinel")),
+    ("rediss+sentinel", "redis-sentinel,tls", cfg!(all(feature = "redis-sentinel", feature = "tls"))),
     ("redis+cluster", "redis-cluster", cfg!(feature = "redis-cluster")),
+    ("rediss+cluster", "redis-cluster,tls", cfg!(all(feature = "redis-cluster", feature = "tls"))),
     ("postgres", "postgres", cfg!(feature = "postgres")),
     ("postgresql", "postgres", cfg!(feature = "postgres")),
     ("memcached", "memcached", cfg!(feature = "memcached")),
@@ -62,14 +87,17 @@ const BACKENDS: &[(&str, &str, bool)] = &[
 /// Connects to the store that a URL names.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a backend that is not compiled in, naming the feature; [`ErrorKind::Invalid`] for an unknown scheme
-/// or option, naming the known ones; what the backend says when it cannot be reached.
+/// [`ErrorKind::Unsupported`] for a backend that is not compiled in, naming the features; [`ErrorKind::Invalid`] for an unknown scheme
+/// or option, naming the known ones; what the backend says when it cannot be reached. A password is never part of it.
 pub async fn connect(url: &str) -> Result<Store> {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    if !BACKENDS.iter().any(|(known, _, there)| *known == scheme && *there) {
+        return Err(unusable(scheme));
+    }
     match scheme {
         "memory" => memory(url),
         #[cfg(feature = "file")]
-        "file" => Ok(Arc::new(session_file::FileStore::open(session_file::FileConfig::from_url(url)?)?)),
+        "file" => Ok(Arc::new(file::FileStore::open(file::FileConfig::from_url(url)?)?)),
         #[cfg(feature = "redis")]
         _ if redis::config::is_ours(scheme) => Ok(Arc::new(redis::RedisStore::connect_url(url).await?)),
         #[cfg(feature = "postgres")]
@@ -82,7 +110,7 @@ pub async fn connect(url: &str) -> Result<Store> {
             let config = memcached::MemcachedConfig::from_url(url)?;
             Ok(Arc::new(memcached::MemcachedStore::connect(&config).await?))
         }
-        _ => Err(unknown(scheme)),
+        _ => Err(unusable(scheme)),
     }
 }
 
@@ -93,14 +121,13 @@ fn memory(url: &str) -> Result<Store> {
     }
 }
 
-fn unknown(scheme: &str) -> Error {
-    if let Some((_, feature, _)) = BACKENDS.iter().find(|(known, _, there)| *known == scheme && !there) {
+fn unusable(scheme: &str) -> Error {
+    if let Some((_, features, _)) = BACKENDS.iter().find(|(known, ..)| *known == scheme) {
         return Error::new(ErrorKind::Unsupported, "connect").with_context(format!(
-            "`{scheme}:` is not compiled in: enable the feature `{feature}` of session-store"
+            "`{scheme}:` is not compiled in; it takes: cargo add session-store --features {features}"
         ));
     }
-    let known: Vec<_> =
-        BACKENDS.iter().filter(|(_, _, there)| *there).map(|(known, ..)| format!("`{known}:`")).collect();
-    Error::new(ErrorKind::Invalid, "connect")
-        .with_context(format!("a URL begins with one of {}, not with `{scheme}:`", known.join(", ")))
+    let known = BACKENDS.iter().map(|(known, ..)| format!("`{known}:`")).collect::<Vec<_>>().join(", ");
+    // What is before the colon is not repeated: it may be no scheme, but a password.
+    Error::new(ErrorKind::Invalid, "connect").with_context(format!("a URL begins with one of {known}"))
 }

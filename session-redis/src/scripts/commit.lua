@@ -5,7 +5,7 @@ local held = redis.call('GET', KEYS[2]) == ARGV[1]
 local version = redis.call('GETRANGE', KEYS[1], 2, 17)
 if version == string.sub(ARGV[3], 3, 18) then -- sent twice: it is done
   if held then pass(ARGV[5]) end
-  return {'stored'}
+  return 'stored'
 end
 if version == '' and redis.call('EXISTS', KEYS[1]) == 0 then
   if held then
@@ -19,4 +19,4 @@ if version ~= ARGV[2] then return {'conflict', redis.call('GET', KEYS[1]), redis
 if KEYS[5] then remember(KEYS[5], ARGV[4]) end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 pass(ARGV[5])
-return {'stored'}
+return 'stored'

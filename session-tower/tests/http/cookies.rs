@@ -1,6 +1,9 @@
 //! What a browser gets and what it may send.
 
-use crate::support::{Backend, Client, Site, on_each_backend, on_each_shared_backend};
+use crate::{
+    backends::{Backend, on_each_backend},
+    support::{Client, Site},
+};
 use axum::{Router, routing::get};
 use http::StatusCode;
 use session_core::{Clock, Key, MemoryStore, Sessions, SystemClock, SystemRandom};

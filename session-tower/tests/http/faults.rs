@@ -1,6 +1,9 @@
 //! Handlers that fail, clients that go away, stores that do: what is stored then, and what is not.
 
-use crate::support::{Backend, Client, Gate, Site, on_each_backend, on_each_shared_backend};
+use crate::{
+    backends::{Backend, on_each_backend},
+    support::{Client, Gate, Site},
+};
 use axum::{Router, body::Body, http::Response, response::IntoResponse, routing::get};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;

@@ -1,6 +1,9 @@
 //! Login, logout, rotation and requests that come too late.
 
-use crate::support::{Backend, Client, Gate, LONG, Site, on_each_backend, on_each_shared_backend};
+use crate::{
+    backends::{Backend, on_each_backend},
+    support::{Client, Gate, LONG, Site},
+};
 use axum::{Router, routing::get};
 use http::StatusCode;
 use session_core::Key;

@@ -7,9 +7,11 @@
     reason = "helpers of tests, too, fail by panicking"
 )]
 
+mod backends;
 mod cookies;
 mod faults;
 mod lifecycle;
+mod outages;
 mod plain;
 mod processes;
 mod races;

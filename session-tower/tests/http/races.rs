@@ -1,6 +1,9 @@
 //! Parallel requests of one session, to two servers: whatever was answered with success is there.
 
-use crate::support::{Backend, Client, Gate, LONG, Site, on_each_backend, on_each_shared_backend};
+use crate::{
+    backends::{Backend, on_each_backend},
+    support::{Client, Gate, LONG, Site},
+};
 use axum::{
     Router,
     extract::Path,

@@ -1,5 +1,6 @@
 //! Two servers over loopback behind one cookie, a client with a jar, and a store whose calls can be counted, stopped and broken.
 
+use crate::backends::Backend;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -27,82 +27,13 @@ use tokio::{
 /// Longer than anything here takes: what would wait for a lease to run out fails instead.
 pub(crate) const LONG: Duration = Duration::from_mins(2);
 
-/// Where sessions are kept: what a test needs of a backend.
-pub(crate) trait Backend: Send + Sync + 'static {
-    /// An empty place of its own, removed when it is dropped.
-    fn fresh() -> Self;
-    /// What one server process would open.
-    async fn open(&self) -> Arc<dyn LockingStore>;
-}
-
-pub(crate) struct Memory(MemoryStore);
-
-impl Backend for Memory {
-    fn fresh() -> Self {
-        Self(MemoryStore::default())
-    }
-
-    async fn open(&self) -> Arc<dyn LockingStore> {
-        Arc::new(self.0.clone())
-    }
-}
-
-pub(crate) struct File(TempDir);
-
-impl Backend for File {
-    fn fresh() -> Self {
-        Self(TempDir::new().unwrap())
-    }
-
-    async fn open(&self) -> Arc<dyn LockingStore> {
-        session_store::connect(&self.url()).await.unwrap()
-    }
-}
-
-/// A backend that several processes can open.
-pub(crate) trait Shared: Backend {
-    fn url(&self) -> String;
-}
-
-impl Shared for File {
-    fn url(&self) -> String {
-        format!("file://{}", self.0.path().join("sessions").display())
-    }
-}
-
-/// The same tests for each backend: another one takes its `impl` above and a line here.
-macro_rules! on_each_backend {
-    ($($test:ident),* $(,)?) => {
-        on_each_backend!(@ memory, $crate::support::Memory, $($test),*);
-        on_each_shared_backend!($($test),*);
-    };
-    (@ $name:ident, $backend:ty, $($test:ident),*) => {
-        mod $name {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    super::$test::<$backend>().await;
-                }
-            )*
-        }
-    };
-}
-
-/// The same for those that several processes can open.
-macro_rules! on_each_shared_backend {
-    ($($test:ident),* $(,)?) => {
-        $crate::support::on_each_backend!(@ file, $crate::support::File, $($test),*);
-    };
-}
-pub(crate) use {on_each_backend, on_each_shared_backend};
-
 /// Two server instances, each with its own `Sessions`, on one backend.
 pub(crate) struct Site<B> {
     pub(crate) a: Server,
     pub(crate) b: Server,
     pub(crate) faults: Arc<Faults>,
     pub(crate) sessions: Sessions,
-    _backend: B,
+    pub(crate) backend: B,
 }
 
 impl<B: Backend> Site<B> {
@@ -115,7 +46,15 @@ impl<B: Backend> Site<B> {
         settings: impl Fn(SessionsBuilder) -> SessionsBuilder,
         app: impl Fn(SessionLayer) -> Router,
     ) -> Self {
-        let backend = B::fresh();
+        Self::on(B::fresh().await, settings, app).await
+    }
+
+    /// On a backend that was prepared.
+    pub(crate) async fn on(
+        backend: B,
+        settings: impl Fn(SessionsBuilder) -> SessionsBuilder,
+        app: impl Fn(SessionLayer) -> Router,
+    ) -> Self {
         let faults = Arc::<Faults>::default();
         let sessions = async || {
             let store = Watched { inner: backend.open().await, faults: Arc::clone(&faults) };
@@ -125,7 +64,7 @@ impl<B: Backend> Site<B> {
         let own = sessions().await;
         let a = Server::start(app(SessionLayer::new(own.clone()))).await;
         let b = Server::start(app(SessionLayer::new(sessions().await))).await;
-        Self { a, b, faults, sessions: own, _backend: backend }
+        Self { a, b, faults, sessions: own, backend }
     }
 
     pub(crate) fn either(&self, n: usize) -> &Server {

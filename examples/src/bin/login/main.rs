@@ -4,6 +4,8 @@
 //! ```sh
 //! cargo run -p examples --bin login      # then open http://127.0.0.1:3000; the password is "demo"
 //! ```
+//!
+//! Any backend that keeps an index of users will do: all but memcached, where the list and "log out everywhere" are `Unsupported`.
 
 use axum::{
     Form, Router,
@@ -73,16 +75,11 @@ async fn home(session: Session, handle: SessionHandle) -> Result<Html<String>, R
         }
         None => form(
             "/login",
-            "<label>Name <input name=user required maxlength=64></label>
-             <label>Password <input name=password type=password required></label><button>Log in</button>",
+            "<label>Name <input name=user required maxlength=64 autocomplete=username></label>
+             <label>Password: demo <input name=password type=password required autocomplete=current-password></label><button>Log in</button>",
         ),
     };
-    Ok(Html(format!(
-        "<!doctype html><meta charset=utf-8><link rel=icon href='data:,'><title>Login</title>
-         <style>body {{ font: 16px/1.5 system-ui; max-width: 30rem; margin: 3rem auto }} .Error {{ color: #b00 }} .Success {{ color: #070 }}
-         label {{ display: block }}</style><h1>Login</h1>{messages}{body}
-         <p><small>Ends after a minute without a request, and after ten minutes in any case.</small></p>"
-    )))
+    Ok(Html(include_str!("page.html").replace("{body}", &(messages + &body))))
 }
 
 async fn login(session: Session, Form(login): Form<Login>) -> Result<Response, Rejection> {
