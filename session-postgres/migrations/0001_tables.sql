@@ -13,7 +13,10 @@ CREATE @unlogged@ TABLE @@records (
     expires_h integer NOT NULL,
     principal bytea,
     lock_token bytea,
-    lock_until_us bigint NOT NULL DEFAULT 0
+    lock_until_us bigint NOT NULL DEFAULT 0,
+    -- Who has waited longest for the lock: since when, and until when it is believed to be still there.
+    next_since_us bigint NOT NULL DEFAULT 0,
+    next_until_us bigint NOT NULL DEFAULT 0
 ) WITH (
     -- Room in each page for the next version of its rows.
     fillfactor = @fillfactor@,

@@ -1,7 +1,36 @@
 -- Advisory mode: the locks are held by a few connections of each process, and these are the only statements that they run.
 
--- One trip: unlocks, then locks and reads. a_held: this connection has the lock already; it must not be counted twice.
+-- Locks and reads. a_held: this connection has the lock already; it must not be counted twice.
 -- Outcomes: 0 granted, 1 missing (only if a_load; not locked), 2 held, 4 not held: a write without a lock is just being committed.
+CREATE FUNCTION @@take(
+    a_lock bigint, a_key bytea, a_load boolean, a_held boolean,
+    OUT outcome integer, OUT now_us bigint, OUT version bytea, OUT data bytea, OUT left_us bigint, OUT principal bytea
+) LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    now_us := @now@;
+    IF a_held OR pg_try_advisory_lock(a_lock) THEN
+        outcome := 0;
+        IF a_load THEN
+            -- A statement of its own, after the lock: what the last holder has written is seen.
+            SELECT s.version, s.data, s.expires_us - now_us, s.principal INTO version, data, left_us, principal
+                FROM @@records s WHERE s.key = a_key AND s.expires_us > now_us;
+            IF NOT FOUND THEN
+                PERFORM pg_advisory_unlock(a_lock);
+                outcome := 1;
+            END IF;
+        END IF;
+        RETURN;
+    END IF;
+    outcome := CASE WHEN pg_try_advisory_xact_lock_shared(a_lock) THEN 4 ELSE 2 END;
+    IF a_load THEN
+        PERFORM FROM @@records s WHERE s.key = a_key AND s.expires_us > now_us;
+        IF NOT FOUND THEN
+            outcome := 1;
+        END IF;
+    END IF;
+END $$;
+
+-- One trip for many: unlocks, then locks and reads.
 CREATE FUNCTION @@step(
     a_release bigint[], a_lock bigint[], a_key bytea[], a_load boolean[], a_held boolean[], a_idle_ms integer
 ) RETURNS TABLE (outcome integer, now_us bigint, version bytea, data bytea, left_us bigint, principal bytea)
@@ -15,28 +44,9 @@ BEGIN
         PERFORM set_config('idle_session_timeout', a_idle_ms::text, false);
     END IF;
     FOR j IN 1..cardinality(a_lock) LOOP
-        version := NULL; data := NULL; left_us := NULL; principal := NULL;
-        now_us := @now@;
-        IF a_held[j] OR pg_try_advisory_lock(a_lock[j]) THEN
-            outcome := 0;
-            IF a_load[j] THEN
-                -- A statement of its own, after the lock: what the last holder has written is seen.
-                SELECT s.version, s.data, s.expires_us - @now@, s.principal INTO version, data, left_us, principal
-                    FROM @@records s WHERE s.key = a_key[j] AND s.expires_us > @now@;
-                IF NOT FOUND THEN
-                    PERFORM pg_advisory_unlock(a_lock[j]);
-                    outcome := 1;
-                END IF;
-            END IF;
-        ELSE
-            outcome := CASE WHEN pg_try_advisory_xact_lock_shared(a_lock[j]) THEN 4 ELSE 2 END;
-            IF a_load[j] THEN
-                PERFORM FROM @@records s WHERE s.key = a_key[j] AND s.expires_us > @now@;
-                IF NOT FOUND THEN
-                    outcome := 1;
-                END IF;
-            END IF;
-        END IF;
+        SELECT t.outcome, t.now_us, t.version, t.data, t.left_us, t.principal
+            INTO outcome, now_us, version, data, left_us, principal
+            FROM @@take(a_lock[j], a_key[j], a_load[j], a_held[j]) t;
         RETURN NEXT;
     END LOOP;
 END $$;

@@ -26,11 +26,13 @@ pub(crate) struct Wanted<'a> {
     pub(crate) token: Token,
     pub(crate) lease: Duration,
     pub(crate) load: bool,
+    /// Lease mode: since when it is waited for, 0 at first; `None` when it is not.
+    pub(crate) since_us: Option<i64>,
 }
 
 impl Wanted<'_> {
     fn ask(self, reply: tokio::sync::oneshot::Sender<Result<Answer>>) -> Ask {
-        let Wanted { lock, key, token, lease, load } = self;
+        let Wanted { lock, key, token, lease, load, .. } = self;
         Ask { lock, key: *key, token, lease, load, reply }
     }
 }

@@ -46,21 +46,21 @@ pub enum Statements {
 /// `dbname`, `user`, `password`, `application_name`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`) these are known, and any other is
 /// an error:
 ///
-/// | option | method | default |
-/// |---|---|---|
-/// | `schema` | [`schema`](Self::schema) | `public` |
-/// | `prefix` | [`table_prefix`](Self::table_prefix) | `session_` |
-/// | `pool` | [`pool_size`](Self::pool_size) | 10 |
-/// | `lock` = `advisory`, `lease` | [`lock_mode`](Self::lock_mode) | `advisory` |
-/// | `lock_connections` | [`lock_connections`](Self::lock_connections) | 4 |
-/// | `waiter_connections` | [`waiter_connections`](Self::waiter_connections) | 2 |
-/// | `max_locks` | [`max_locks`](Self::max_locks) | 2000 |
-/// | `unlogged` = `true`, `false` | [`unlogged`](Self::unlogged) | `false` |
-/// | `migrate` = `true`, `false` | [`migrate`](Self::migrate) | `true` |
-/// | `statements` = `detect`, `prepared`, `simple` | [`statements`](Self::statements) | `detect` |
-/// | `max_value` (bytes) | [`max_value`](Self::max_value) | 1048576 |
-/// | `timeout` (`500ms`, `5s`) | [`timeout`](Self::timeout) | `5s` |
-/// | `connect_timeout` | [`connect_timeout`](Self::connect_timeout) | `5s` |
+/// | option | default | limits | method |
+/// |---|---|---|---|
+/// | `schema` | `public` | 1 to 63 of `a-z0-9_` | [`schema`](Self::schema) |
+/// | `prefix` | `session_` | 0 to 40 of `a-z0-9_` | [`table_prefix`](Self::table_prefix) |
+/// | `pool` | 10 | 1 to 1000 connections | [`pool_size`](Self::pool_size) |
+/// | `lock` | `advisory` | `advisory`, `lease` | [`lock_mode`](Self::lock_mode) |
+/// | `lock_connections` | 4 | 1 to 64 | [`lock_connections`](Self::lock_connections) |
+/// | `waiter_connections` | 2 | 0 to 64 | [`waiter_connections`](Self::waiter_connections) |
+/// | `max_locks` | 2000 | 1 to 100000 locks | [`max_locks`](Self::max_locks) |
+/// | `unlogged` | `false` | `true`, `false` | [`unlogged`](Self::unlogged) |
+/// | `migrate` | `true` | `true`, `false` | [`migrate`](Self::migrate) |
+/// | `statements` | `detect` | `detect`, `prepared`, `simple` | [`statements`](Self::statements) |
+/// | `max_value` | 1048576 | 1 to 268435456 bytes | [`max_value`](Self::max_value) |
+/// | `timeout` | `5s` | `1ms` to `600s` | [`timeout`](Self::timeout) |
+/// | `connect_timeout` | `5s` | `1ms` to `600s` | [`connect_timeout`](Self::connect_timeout) |
 #[derive(Clone)]
 pub struct PostgresConfig {
     pub(crate) server: PgConnectOptions,

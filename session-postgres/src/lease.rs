@@ -30,7 +30,8 @@ struct LeaseSql {
 pub(crate) enum Asked {
     Granted(RowGrant, Instant, Option<Stored>),
     Missing,
-    Held(Duration),
+    /// For how long at most, and since when the caller waits, by the server's clock.
+    Held(Duration, i64),
 }
 
 /// A grant on its way to who asked for it. Dropped on the way, it is released.
@@ -67,7 +68,7 @@ impl Lease {
     pub(crate) fn new(config: &PostgresConfig, pool: &Arc<Pool>) -> Self {
         let sql = |text: &str| Sql(config.render(text).into());
         let sql = LeaseSql {
-            lock: sql("SELECT * FROM @@lock($1, $2, $3, $4)"),
+            lock: sql("SELECT * FROM @@lock($1, $2, $3, $4, $5)"),
             renew: sql("SELECT @@renew($1, $2, $3) AS done"),
             release: sql("SELECT @@release($1, $2) AS done"),
         };
@@ -77,13 +78,19 @@ impl Lease {
     /// In a task of its own: a caller that goes away must not leave the statement behind, to take the lock after the caller has
     /// released it.
     pub(crate) async fn ask(&self, wanted: Wanted<'_>) -> Result<Asked> {
-        let (this, key, token, lease, load) =
-            (self.clone(), *wanted.key, wanted.token, wanted.lease, wanted.load);
-        let asked = tokio::spawn(async move { this.ask_here(key, token, lease, load).await });
+        let (this, key, Wanted { token, lease, load, since_us, .. }) = (self.clone(), *wanted.key, wanted);
+        let asked = tokio::spawn(async move { this.ask_here(key, token, lease, load, since_us).await });
         asked.await.map_err(|error| session_core::Error::backend("acquire", error))?
     }
 
-    async fn ask_here(&self, key: StorageKey, token: Token, lease: Duration, load: bool) -> Result<Asked> {
+    async fn ask_here(
+        &self,
+        key: StorageKey,
+        token: Token,
+        lease: Duration,
+        load: bool,
+        since_us: Option<i64>,
+    ) -> Result<Asked> {
         const OPERATION: &str = "acquire";
         let sent = Instant::now();
         let args = [
@@ -91,6 +98,7 @@ impl Lease {
             Arg::Bytes(Some(token.as_bytes())),
             Arg::Int(Some(micros(lease))),
             Arg::Bool(load),
+            Arg::Int(since_us),
         ];
         let row = self.pool.one(OPERATION, &self.sql.lock, &args).await?;
         let failed = |error| failure::of_statement(OPERATION, error);
@@ -101,7 +109,10 @@ impl Lease {
                 Asked::Granted(grant, sent + lease, stored)
             }
             1 => Asked::Missing,
-            _ => Asked::Held(left(row.try_get::<Option<i64>, _>("busy_us").map_err(failed)?.unwrap_or(0))),
+            _ => Asked::Held(
+                left(row.try_get("busy_us").map_err(failed)?),
+                row.try_get("since_us").map_err(failed)?,
+            ),
         })
     }
 

@@ -12,10 +12,15 @@ use tokio::time::{Instant, timeout_at};
 /// The startup option that only a direct connection keeps.
 pub(crate) const NONCE: &str = "session_store.nonce";
 
+/// Every statement here finds its rows by a key, whichever that is: planning it anew for each would only cost.
+pub(crate) const PLAN_ONCE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+
 /// The statements of a connection that holds locks.
 #[derive(Debug)]
 pub(crate) struct LinkSql {
     pub(crate) step: Arc<str>,
+    /// The same for one lock alone.
+    pub(crate) take: Arc<str>,
     pub(crate) wait: Arc<str>,
     pub(crate) commit: Arc<str>,
     /// The same for one session that is replaced; no row when it is refused, and `commit` says why then.
@@ -27,6 +32,7 @@ impl LinkSql {
         let arc = |sql: &str| Arc::from(config.render(sql));
         Self {
             step: arc("SELECT * FROM @@step($1, $2, $3, $4, $5, $6)"),
+            take: arc("SELECT * FROM @@take($1, $2, $3, $4)"),
             wait: arc("SELECT * FROM @@wait($1, $2, $3, $4, $5)"),
             commit: arc("SELECT * FROM @@commit($1, $2, $3, $4, $5, $6, $7, $8, $9)"),
             // What is returned is computed after the row was written: the lock stays, shared, until the commit, and then is free.
@@ -99,6 +105,7 @@ impl Linker {
         let options = self.server.clone().options([
             (NONCE, self.nonce.as_str()),
             ("default_transaction_isolation", "read committed"),
+            PLAN_ONCE,
             ("statement_timeout", "0"), // waiting is bounded by lock_timeout, and by this side
             ("lock_timeout", lock_timeout.as_str()),
         ]);
@@ -134,35 +141,18 @@ impl Linker {
         // the wait bounds it.
         drop(sqlx::raw_sql("SET client_connection_check_interval = '100ms'").execute(&mut *connection).await);
         // Prepares the two statements of the uncontended path.
-        self.warm_up(connection).await.map_err(|error| failure::of_statement("connect", error))?;
+        let sql = [&self.sql.take, &self.sql.replace].map(|sql| AssertSqlSafe(Arc::clone(sql)));
+        let [take, replace] = sql.map(sqlx::query);
+        let none = None::<Vec<u8>>;
+        let take = take.bind(0_i64).bind(none.clone()).bind(true).bind(true); // as if it were held: nothing is locked
+        let replace = replace.bind(0_i64).bind(none.clone()).bind(none.clone()).bind(none.clone());
+        let replace = replace.bind(none.clone()).bind(0_i64).bind(none).bind(0_i64);
+        for query in [take, replace] {
+            let prepared = query.fetch_all(&mut *connection).await;
+            prepared.map_err(|error| failure::of_statement("connect", error))?;
+        }
         link.pid = pid;
         Ok(link)
-    }
-
-    async fn warm_up(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        type Blobs = Vec<Option<Vec<u8>>>;
-        sqlx::query(AssertSqlSafe(Arc::clone(&self.sql.step)))
-            .bind(Vec::<i64>::new())
-            .bind(Vec::<i64>::new())
-            .bind(Blobs::new())
-            .bind(Vec::<bool>::new())
-            .bind(Vec::<bool>::new())
-            .bind(None::<i32>)
-            .fetch_all(&mut *connection)
-            .await?;
-        let none = None::<Vec<u8>>;
-        sqlx::query(AssertSqlSafe(Arc::clone(&self.sql.replace)))
-            .bind(0_i64)
-            .bind(none.clone())
-            .bind(none.clone())
-            .bind(none.clone())
-            .bind(none.clone())
-            .bind(0_i64)
-            .bind(none)
-            .bind(0_i64)
-            .fetch_all(connection)
-            .await?;
-        Ok(())
     }
 }
 

@@ -16,7 +16,8 @@ use session_core::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often a lock of another process is asked for when nobody can wait for it: at first, and at most.
+/// How often a lock of another process is asked for when nobody can wait for it: at first, and at most. In lease mode it has to be
+/// much more often than every 50 ms, for which a waiter's place in the row counts.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
 /// How long a lock that nobody holds may look taken, because writes without a lock are just being committed.
 const FENCE: Duration = Duration::from_millis(250);
@@ -48,7 +49,8 @@ impl PostgresStore {
         load: bool,
     ) -> Result<Taken> {
         let lock = self.lock_key(key);
-        let wanted = Wanted { lock, key, token, lease: lease.min(LONGEST), load };
+        let since_us = (!wait.is_zero()).then_some(0);
+        let mut wanted = Wanted { lock, key, token, lease: lease.min(LONGEST), load, since_us };
         let started = Instant::now();
         let patience = started + wait.min(LONGEST);
         let mut pause = POLL.0;
@@ -59,7 +61,7 @@ impl PostgresStore {
                 // Of this process. Whether the record is there is for the server to say.
                 Turn::Held(_) if load && self.load(key).await?.is_none() => return Ok(Taken::Missing),
                 Turn::Held(retry_after) => return Ok(Taken::Held(Held { retry_after })),
-                Turn::Mine(place) => match self.attempt(wanted, Some(&place)).await? {
+                Turn::Mine(place) => match self.attempt(&mut wanted, Some(&place)).await? {
                     Attempt::Granted(_, until, stored) => {
                         self.inner.turns.renewed(lock, token, until);
                         return Ok(Taken::Granted(Grant::new(*key, token), stored));
@@ -74,7 +76,7 @@ impl PostgresStore {
             }
         };
         loop {
-            let mut attempt = self.attempt(wanted, None).await?;
+            let mut attempt = self.attempt(&mut wanted, None).await?;
             let left = match &attempt {
                 Attempt::Fenced => patience.max(started + FENCE),
                 _ => patience,
@@ -104,22 +106,25 @@ impl PostgresStore {
         }
     }
 
-    async fn attempt(&self, wanted: Wanted<'_>, held: Option<&Place>) -> Result<Attempt> {
+    async fn attempt(&self, wanted: &mut Wanted<'_>, held: Option<&Place>) -> Result<Attempt> {
         match &self.inner.mode {
             Mode::Advisory(advisory) => {
                 let line = match held {
                     Some(Place::Line(line)) => Some(line),
                     Some(Place::Row) | None => None,
                 };
-                Ok(advisory.ask(wanted, line).await?.into())
+                Ok(advisory.ask(*wanted, line).await?.into())
             }
-            Mode::Lease(rows) => Ok(match rows.ask(wanted).await? {
+            Mode::Lease(rows) => Ok(match rows.ask(*wanted).await? {
                 Asked::Granted(grant, until, stored) => {
                     grant.keep();
                     Attempt::Granted(Place::Row, until, stored)
                 }
                 Asked::Missing => Attempt::Missing,
-                Asked::Held(busy) => Attempt::Held(Some(busy)),
+                Asked::Held(busy, since_us) => {
+                    wanted.since_us = wanted.since_us.map(|_| since_us);
+                    Attempt::Held(Some(busy))
+                }
             }),
         }
     }

@@ -243,3 +243,81 @@ async fn writes_without_a_lock_do_not_keep_it_from_anyone() {
     let (written, _) = writer.await.unwrap();
     assert!(written > 0);
 }
+
+/// The server gives the lock to a statement, and the statement then fails: the lock is the connection's all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_came_before_the_error_is_given_back() {
+    let Some(server) = shared().await else { return };
+    let schema = schema();
+    let url = format!("{}&schema={schema}", named(&server, "failing"));
+    let store = PostgresStore::connect(PostgresConfig::from_url(&url).unwrap()).await.unwrap();
+    let (key, _) = created(&store, "one").await;
+    alter(&server, &format!("{schema}.session_take"), "outcome := 0;", "outcome := 1 / 0;").await;
+    for _ in 0..3 {
+        let error = store.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Backend, "{error:?}");
+        assert_eq!(advisory_locks(&server, "failing").await, (0, 0));
+    }
+    alter(&server, &format!("{schema}.session_take"), "outcome := 1 / 0;", "outcome := 0;").await;
+    let (grant, _) = locked(&store, &key).await;
+    assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
+}
+
+/// A wait that is cancelled when the server has just given it the lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_came_before_the_cancellation_is_given_back() {
+    let Some(server) = shared().await else { return };
+    let schema = schema();
+    let config = PostgresConfig::from_url(&named(&server, "late")).unwrap().schema(&schema);
+    let first = PostgresStore::connect(config.clone()).await.unwrap();
+    let second = PostgresStore::connect(config).await.unwrap();
+    let (key, _) = created(&first, "one").await;
+    let slow = "outcome := 0; PERFORM pg_sleep(60);";
+    alter(&server, &format!("{schema}.session_wait"), "outcome := 0;", slow).await;
+    let (grant, _) = locked(&first, &key).await;
+    let waiting = tokio::spawn(async move { second.acquire(&key, token(), LEASE, LEASE).await });
+    eventually("it waits", async || advisory_locks(&server, "late").await == (1, 1)).await;
+    assert_eq!(first.release(&grant).await.unwrap(), Released::Freed);
+    eventually("it has it", async || advisory_locks(&server, "late").await == (1, 0)).await;
+    waiting.abort();
+    eventually("it has given it back", async || advisory_locks(&server, "late").await == (0, 0)).await;
+    let (grant, _) = locked(&first, &key).await;
+    assert_eq!(first.release(&grant).await.unwrap(), Released::Freed);
+}
+
+/// In lease mode waiters ask again and again; still nobody is passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_goes_to_who_has_waited_longest() {
+    let Some(server) = shared().await else { return };
+    let schema = schema();
+    let config = PostgresConfig::from_url(&server.url()).unwrap().schema(&schema).lock_mode(LockMode::Lease);
+    let first = PostgresStore::connect(config.clone()).await.unwrap();
+    let second = PostgresStore::connect(config).await.unwrap();
+    let (key, _) = created(&first, "one").await;
+    let (grant, _) = locked(&first, &key).await;
+    let waiting = tokio::spawn({
+        let second = second.clone();
+        async move { second.acquire(&key, token(), LEASE, LEASE).await.unwrap() }
+    });
+    let word = format!("SELECT count(*) FROM {schema}.session_records WHERE next_until_us > 0");
+    eventually("it has left word", async || server.query(&word).await.unwrap() == "1").await;
+    // Free or held by the one who waited, it is nobody else's.
+    assert_eq!(first.release(&grant).await.unwrap(), Released::Freed);
+    for _ in 0..10 {
+        let early = first.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap();
+        assert!(matches!(early, Acquired::Held(_)), "{early:?}");
+    }
+    let Acquired::Granted(grant) = waiting.await.unwrap() else { panic!("it is freed") };
+    assert_eq!(second.release(&grant).await.unwrap(), Released::Freed);
+    // A waiter that is gone does not keep it from others for long.
+    let (grant, _) = locked(&first, &key).await;
+    let waiting = tokio::spawn({
+        let second = second.clone();
+        async move { second.acquire(&key, token(), LEASE, LEASE).await }
+    });
+    eventually("it has left word", async || server.query(&word).await.unwrap() == "1").await;
+    waiting.abort();
+    assert_eq!(first.release(&grant).await.unwrap(), Released::Freed);
+    let free = first.acquire(&key, token(), LEASE, Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(free, Acquired::Granted(_)), "{free:?}");
+}

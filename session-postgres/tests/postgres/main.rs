@@ -7,5 +7,6 @@ mod contract;
 mod faults;
 mod locks;
 mod migrations;
+mod mutants;
 mod pooler;
 mod support;
