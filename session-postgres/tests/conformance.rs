@@ -1,4 +1,5 @@
-//! The suite: advisory locks in one process and in four, leases in one, and leases behind a pooler in four. As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
+//! The suite: advisory locks in one process and in four, leases in one, and leases behind a pooler in four.
+//! As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
 
 use session_conformance::{
     Instance, Progress, Suite,
