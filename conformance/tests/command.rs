@@ -193,15 +193,15 @@ fn a_bench_has_a_row_for_each_operation_at_each_point() {
     let json = path.to_str().expect("a path");
     let backends =
         ["--backend", "memory", "--backend", "file", "--backend", "redis", "--backend", "postgres"];
-    let points = ["--backend", "memcached", "--tasks", "1,2", "--contention", "uncontended,contended,zipf"];
+    let points = ["--backend", "memcached", "--tasks", "2", "--contention", "uncontended,contended"];
     let output =
         command(&[&["bench"][..], &backends, &points, &["--seconds", "0.05", "--json", json]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("2 tasks, zipf, 1 KiB"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 tasks, contended, 1 KiB"));
     let report: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
     let rows = report["rows"].as_array().expect("a list");
     let servers = report["header"]["servers"].as_object().expect("an object");
-    assert_eq!(rows.len(), 4 * (4 * servers.len() - 1), "memory has no classical way");
+    assert_eq!(rows.len(), 2 * (4 * servers.len() - 1), "memory has no classical way");
     for row in rows {
         let row = row.as_object().expect("an object");
         let promised = [
@@ -226,4 +226,25 @@ fn a_bench_has_a_row_for_each_operation_at_each_point() {
         let alone = row["contention"] == "uncontended" && row["operation"] != "classical";
         assert_eq!(row["vs_floor"].is_number(), alone && row["backend"] != "memory", "{row:?}");
     }
+}
+
+#[test]
+fn a_page_holds_the_matrix_and_the_charts() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [run, bench, page] =
+        ["run.json", "bench.json", "page.html"].map(|name| dir.path().join(name).display().to_string());
+    assert_eq!(code(&[&QUICK[..], &["--json", &run]].concat()), 0);
+    let quick = ["bench", "--backend", "memory", "--tasks", "1", "--seconds", "0.05"];
+    assert_eq!(code(&[&quick[..], &["--json", &bench]].concat()), 0);
+    assert_eq!(code(&["report", &run, &bench, "--html", &page]), 0);
+    let html = std::fs::read_to_string(&page).expect("written");
+    let in_order =
+        ["Who loses data", "What it costs", "<svg role=\"img\"", "Claims and evidence", "--strategy blind"];
+    let places: Vec<_> = in_order.iter().map(|text| html.find(text).expect(text)).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(!html.contains("<script") && !html.contains("<link") && !html.contains("url("), "self-contained");
+    for link in html.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(html.contains(&format!("id=\"{link}\"")), "{link} leads nowhere");
+    }
+    assert!(usage(&["report", &page, "--html", &page]).contains("page.html"));
 }

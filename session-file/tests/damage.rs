@@ -1,7 +1,9 @@
 //! What is not a record of ours, whole, is an error of its own kind, stays where it is, and is never overwritten.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
+#[path = "support/inputs.rs"]
+mod inputs;
 mod support;
 
 use session_core::{
@@ -63,6 +65,22 @@ async fn every_damaged_byte_is_an_error() {
     }
     fs::write(&path, &good).unwrap();
     assert_eq!(store.load(&key).await.unwrap().unwrap().data, "some data", "and whole again");
+}
+
+/// Inputs of every length, by xorshift: the same ones each time. The fuzzer has others.
+#[test]
+fn any_bytes_are_a_record_or_an_error() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut byte = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    for number in 0..600 {
+        let input: Vec<u8> = (0..number / 3).map(|_| byte()).collect();
+        inputs::record_file(&input);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

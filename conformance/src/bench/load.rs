@@ -4,6 +4,7 @@ use super::{Contention, Point};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use session_core::{Key, Result, SessionId, Sessions};
+use std::time::Duration;
 
 /// What operations change.
 pub(super) const COUNT: Key<u64> = Key::new("count");
@@ -63,8 +64,11 @@ pub(super) struct Choice {
     /// Of each session, the share of requests that go to it or to one before it.
     shares: Vec<f64>,
     own: usize,
-    zipf: bool,
+    contention: Contention,
 }
+
+/// The longest pause of a task that has been served, where all want the same session.
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Choice {
     pub(super) fn new(point: Point, task: usize, seed: u64) -> Self {
@@ -77,15 +81,22 @@ impl Choice {
             sum / total
         };
         let random = StdRng::seed_from_u64(seed ^ (task as u64) << 32);
-        Self { random, shares: weights.map(share).collect(), own: task % point.sessions(), zipf }
+        let (own, contention) = (task % point.sessions(), point.contention);
+        Self { random, shares: weights.map(share).collect(), own, contention }
     }
 
     pub(super) fn next(&mut self) -> usize {
-        if !self.zipf {
+        if self.contention != Contention::Zipf {
             return self.own;
         }
         let drawn: f64 = self.random.random();
         self.shares.partition_point(|share| *share < drawn).min(self.shares.len() - 1)
+    }
+
+    /// How long to wait before the next request, as clients do. Without it a task that spins for a lock and has just released it takes
+    /// it again before anybody else looks, and seems fast while the others starve.
+    pub(super) fn pause(&mut self) -> Option<Duration> {
+        (self.contention == Contention::Contended).then(|| PAUSE.mul_f64(self.random.random()))
     }
 }
 

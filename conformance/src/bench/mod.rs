@@ -2,7 +2,8 @@
 //!
 //! A [`Point`] is a load: how many tasks, how much in a session, who meets whom. At each point all ways take turns, a slice of
 //! time each, and begin with another one each round: whatever else the machine does hits all alike, so that ratios hold where
-//! microseconds don't. A task asks again as soon as it was answered (a closed loop): a slow operation delays the next one.
+//! microseconds don't. A task asks again as soon as it was answered (a closed loop: a slow operation delays the next one); where all
+//! want the same session, after a pause of up to 10 ms.
 //!
 //! ```
 //! use session_conformance::{Instance, bench::{Bench, Operation, Point, Subject}};
@@ -24,16 +25,18 @@
 mod load;
 mod point;
 mod run;
+mod scale;
 mod table;
 
 pub use point::{Contention, Point};
 pub use run::Bench;
+pub use scale::{Scale, ScaleRow, Watch};
 
 use crate::{Instance, servers::Proxy};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use session_core::{LockingStore, Result};
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// What is done to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +147,9 @@ pub struct BenchReport {
     pub header: BenchHeader,
     /// One for each operation at each point, in the order in which they ran.
     pub rows: Vec<Row>,
+    /// The same for each size of a store (`--scale`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scale: Vec<ScaleRow>,
 }
 
 /// What was run.
@@ -168,16 +174,31 @@ pub struct BenchSettings {
     pub seconds: f64,
     /// Processors of the machine.
     pub processors: usize,
+    /// Threads that the tasks ran on; the servers had the rest.
+    pub workers: usize,
 }
 
 impl BenchReport {
     /// A report without rows.
     #[must_use]
-    pub fn new(seed: u64, seconds: f64) -> Self {
+    pub fn new(seed: u64, time: Duration, workers: usize) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let settings = BenchSettings { seconds, processors };
+        let settings = BenchSettings { seconds: time.as_secs_f64(), processors, workers };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { header: BenchHeader { version, seed, settings, servers: BTreeMap::new() }, rows: Vec::new() }
+        Self {
+            header: BenchHeader { version, seed, settings, servers: BTreeMap::new() },
+            rows: Vec::new(),
+            scale: Vec::new(),
+        }
+    }
+}
+
+impl BenchReport {
+    /// Adds what was measured in another run.
+    pub fn extend(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.scale.extend(other.scale);
+        self.header.servers.extend(other.header.servers);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 pub enum Contention {
     /// Each task has a session of its own.
     Uncontended,
-    /// All tasks are on one session.
+    /// All tasks are on one session; each pauses for up to 10 ms between two operations.
     Contended,
     /// Tasks choose among many; the second is asked for half as often as the first, the third a third as often (Zipf).
     Zipf,

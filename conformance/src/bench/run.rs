@@ -34,7 +34,7 @@ pub struct Bench {
 
 /// One of those that take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// This project's, or the classical way.
     Operation(Operation),
     /// The same commands by hand.
@@ -42,7 +42,7 @@ enum Way {
 }
 
 /// What one way did.
-struct Measured {
+pub(super) struct Measured {
     times: Histogram<u64>,
     failed: u64,
     /// Of all its slices, until the last task had ended.
@@ -51,7 +51,7 @@ struct Measured {
 
 /// A store with its sessions, and the raw client.
 #[derive(Clone)]
-struct Place {
+pub(super) struct Place {
     sessions: Sessions,
     ids: Arc<Vec<SessionId>>,
     hands: Option<Arc<dyn Hands>>,
@@ -209,8 +209,11 @@ impl Bench {
                     let session = choice.next();
                     let begun = Instant::now();
                     match place.run(way, session).await {
-                        Ok(()) => measured.times.saturating_record(begun.elapsed().as_nanos() as u64),
+                        Ok(()) => measured.record(begun.elapsed()),
                         Err(_) => measured.failed += 1,
+                    }
+                    if let Some(pause) = choice.pause() {
+                        tokio::time::sleep(pause).await;
                     }
                 }
                 measured
@@ -263,7 +266,24 @@ fn slices(point: Point) -> u32 {
 }
 
 impl Place {
-    async fn run(&self, way: Way, session: usize) -> Result<()> {
+    /// Without anything to compare.
+    pub(super) fn new(sessions: Sessions, ids: Vec<SessionId>) -> Self {
+        Self { sessions, ids: Arc::new(ids), hands: None }
+    }
+
+    pub(super) fn into_ids(self) -> Vec<SessionId> {
+        Arc::try_unwrap(self.ids).unwrap_or_else(|ids| ids.to_vec())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub(super) async fn run(&self, way: Way, session: usize) -> Result<()> {
         let id = &self.ids[session];
         let change = |session: &session_core::Session| session.update(COUNT, |count| *count += 1);
         let gone = || Error::new(ErrorKind::Gone, "bench");
@@ -285,7 +305,7 @@ impl Place {
 }
 
 impl Measured {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let times =
             Histogram::new_with_bounds(1, LONGEST, 3).map_err(|error| Error::backend("bench", error))?;
         Ok(Self { times, failed: 0, lasted: Duration::ZERO })
@@ -297,8 +317,12 @@ impl Measured {
         self.times.add(&other.times).map_err(|error| Error::backend("bench", error))
     }
 
+    pub(super) fn record(&mut self, time: Duration) {
+        self.times.saturating_record(time.as_nanos() as u64);
+    }
+
     /// A percentile, in microseconds.
-    fn at(&self, percentile: f64) -> f64 {
+    pub(super) fn at(&self, percentile: f64) -> f64 {
         self.times.value_at_percentile(percentile) as f64 / 1e3
     }
 
@@ -332,7 +356,7 @@ impl Measured {
     }
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+pub(super) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }

@@ -1,6 +1,6 @@
 //! The rows as text.
 
-use super::{BenchReport, Row};
+use super::{BenchReport, Row, scale};
 use std::fmt;
 
 const LEGEND: &str = "\
@@ -33,7 +33,8 @@ pub(super) fn write(report: &BenchReport, f: &mut fmt::Formatter<'_>) -> fmt::Re
         }
         writeln!(f)?;
     }
-    writeln!(f, "{LEGEND}")
+    scale::write(&report.scale, f)?;
+    if report.rows.is_empty() { writeln!(f, "times in us, one task") } else { writeln!(f, "{LEGEND}") }
 }
 
 fn line(row: &Row, f: &mut fmt::Formatter<'_>) -> fmt::Result {

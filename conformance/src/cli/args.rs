@@ -30,6 +30,8 @@ pub(super) enum Command {
     List,
     /// Measures latency, against the same commands by hand and against the classical way.
     Bench(BenchArgs),
+    /// Makes one page of the JSON of a run, of a bench, or of both.
+    Report(ReportArgs),
     /// Says in which verdicts the reports of several runs differ: exit code 1 when any does.
     Compare {
         /// What `run --json` wrote.
@@ -105,9 +107,10 @@ With one of them: every combination of what is named; of the others the first.
 Examples:
   session-conformance bench                                  a few minutes, everything that is here
   session-conformance bench --backend redis --operation write --seconds 5
+  session-conformance bench --scale --backend file --backend redis
   session-conformance bench --tasks 1,8,64 --size 1,16,256 --compression off,on --json bench.json";
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = BENCH_EXAMPLES)]
 pub(super) struct BenchArgs {
     /// A backend to measure; with a URL, that server, in a namespace of its own. All that are here, unless named.
@@ -138,6 +141,17 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(super) seconds: Duration,
 
+    /// Instead: whether many sessions make each one slower, from 10,000 to as many as this (a million unless told); what they
+    /// weigh, and what sweeping costs. memcached forgets what does not fit: give it memory.
+    #[arg(long, value_name = "SESSIONS", num_args = 0..=1, default_missing_value = "1000000",
+        value_parser = clap::value_parser!(u64).range(10_000..=100_000_000),
+        conflicts_with_all = ["operation", "tasks", "size", "compression", "contention"])]
+    pub(super) scale: Option<u64>,
+
+    /// Threads of the runtime that measures. Half of the processors, unless told: the servers need the others.
+    #[arg(long, value_name = "N", value_parser = number)]
+    workers: Option<usize>,
+
     /// What choices are drawn from.
     #[arg(long, value_name = "N", default_value_t = any_seed(), hide_default_value = true)]
     pub(super) seed: u64,
@@ -157,6 +171,12 @@ impl BenchArgs {
         chosen(&self.backend)
     }
 
+    pub(super) fn workers(&self) -> usize {
+        let half =
+            || std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2));
+        self.workers.unwrap_or_else(half)
+    }
+
     pub(super) fn points(&self) -> Vec<Point> {
         let axes = [self.tasks.len(), self.size.len(), self.compression.len(), self.contention.len()];
         if axes == [0; 4] {
@@ -174,6 +194,17 @@ impl BenchArgs {
     pub(super) fn operations(&self) -> &[Operation] {
         or(&self.operation, &Operation::ALL)
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReportArgs {
+    /// What `run --json` and `bench --json` wrote. Several of a kind are joined.
+    #[arg(value_name = "JSON", required = true)]
+    pub(super) json: Vec<PathBuf>,
+
+    /// The page.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: PathBuf,
 }
 
 fn or<'a, T>(named: &'a [T], otherwise: &'a [T]) -> &'a [T] {

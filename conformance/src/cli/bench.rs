@@ -4,31 +4,42 @@ use super::{
     FAILED, PASSED,
     args::BenchArgs,
     backends::{Backend, Running, Started},
-    by_hand, output, usage,
+    by_hand, describe, output, usage,
 };
+use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressStyle};
 use session_conformance::{
     Instance,
-    bench::{Bench, BenchReport, Subject},
+    bench::{Bench, BenchReport, Scale, Subject, Watch},
 };
-use session_core::Result;
+use session_core::{Error, ErrorKind, Result};
 use std::{
     io::{self, IsTerminal as _, Write as _},
     sync::Arc,
 };
+use tokio::runtime::Builder;
 use url::Url;
 
 pub(super) async fn run(args: &BenchArgs) -> i32 {
     let files = (output::create(args.json.as_deref()), output::create(args.html.as_deref()));
-    let (Ok(json), Ok(_html)) = files else {
+    let (Ok(json), Ok(html)) = files else {
         let (json, html) = files;
         usage(&json.and(html).err().unwrap_or_default());
     };
-    let report = tokio::select! {
-        report = measure(args) => report,
-        // Servers and directories go with what is dropped here.
-        _ = tokio::signal::ctrl_c() => return FAILED,
-    };
+    // In a runtime of its own, with a core left for the servers: where tasks move between more threads than there are free cores,
+    // what is measured is the scheduler.
+    let (workers, measured) = (args.workers(), args.clone());
+    let measuring = tokio::task::spawn_blocking(move || {
+        let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+        runtime.map_err(|error| Error::backend("bench", error))?.block_on(async {
+            tokio::select! {
+                report = measure(&measured) => report,
+                // Servers and directories go with what is dropped here.
+                _ = tokio::signal::ctrl_c() => Err(Error::new(ErrorKind::Backend, "bench").with_context("broken off")),
+            }
+        })
+    });
+    let report = measuring.await.unwrap_or_else(|error| Err(Error::backend("bench", error)));
     let written = report.map_err(|error| error.to_string()).and_then(|report| {
         let write = || -> io::Result<()> {
             let mut out = io::stdout().lock();
@@ -36,6 +47,9 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
             if let Some(mut json) = json {
                 serde_json::to_writer_pretty(&mut json, &report)?;
                 writeln!(json)?;
+            }
+            if let Some(mut html) = html {
+                html.write_all(report.to_html(None).as_bytes())?;
             }
             Ok(())
         };
@@ -53,7 +67,7 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
 async fn measure(args: &BenchArgs) -> Result<BenchReport> {
     let bench = Bench::new(args.points()).operations(args.operations().iter().copied());
     let bench = bench.time(args.seconds).seed(args.seed);
-    let mut report = BenchReport::new(args.seed, args.seconds.as_secs_f64());
+    let mut report = BenchReport::new(args.seed, args.seconds, args.workers());
     let mut started = Vec::new();
     for (backend, url) in args.backends() {
         match (backend.start)(url).await {
@@ -62,16 +76,55 @@ async fn measure(args: &BenchArgs) -> Result<BenchReport> {
             Started::Refused(why) => usage(&format!("--backend {}: {why}", backend.name)),
         }
     }
-    let bar = bar();
-    bar.set_length(started.iter().map(|(backend, _)| bench.len(!backend.private) as u64).sum());
+    let bar = bar(args.scale.is_some());
+    if args.scale.is_none() {
+        bar.set_length(started.iter().map(|(backend, _)| bench.len(!backend.private) as u64).sum());
+    }
     for (backend, running) in started {
         bar.set_message(backend.name);
-        report.header.servers.insert(backend.name.to_owned(), running.describe());
+        report.header.servers.insert(backend.name.to_owned(), describe(backend, &*running).await);
         let subject = subject(backend, &running).await?;
-        report.rows.extend(bench.run(&subject, &|| bar.inc(1)).await?);
+        match args.scale {
+            None => report.rows.extend(bench.run(&subject, &|| bar.inc(1)).await?),
+            Some(sessions) => {
+                let sessions = usize::try_from(sessions).unwrap_or(usize::MAX);
+                let scale = Scale { sessions, time: args.seconds, seed: args.seed };
+                bar.set_length(sessions as u64);
+                let scales = Scales { subject: &subject, bar: &bar };
+                report.scale.extend(scale.run(&subject, &scales).await?);
+                scales.begins("cleaning up");
+            }
+        }
     }
     bar.finish_and_clear();
     Ok(report)
+}
+
+/// Shows how far a store is filled, and weighs it.
+struct Scales<'a> {
+    subject: &'a Subject,
+    bar: &'a ProgressBar,
+}
+
+#[async_trait(?Send)]
+impl Watch for Scales<'_> {
+    async fn weigh(&self) -> Result<Option<u64>> {
+        let Some(Ok(address)) = self.subject.instance.address.as_deref().map(Url::parse) else {
+            return Ok(None);
+        };
+        by_hand::weight(&self.subject.backend, &address).await
+    }
+
+    fn filled(&self, sessions: usize) {
+        self.bar.set_position(sessions as u64);
+    }
+
+    fn begins(&self, what: &str) {
+        self.bar.set_message(format!("{}: {what}", self.subject.backend));
+        if self.bar.is_hidden() {
+            eprintln!("{}: {what}", self.subject.backend);
+        }
+    }
 }
 
 /// The store, what it is compared with, and the way to it that counts.
@@ -92,10 +145,12 @@ async fn subject(backend: &Backend, running: &Arc<dyn Running>) -> Result<Subjec
     Ok(subject)
 }
 
-fn bar() -> ProgressBar {
+fn bar(sessions: bool) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:30} {percent}% {elapsed}, {eta} left, {wide_msg}");
+    let count = if sessions { "{pos}/{len}" } else { "{percent}%" };
+    let style =
+        ProgressStyle::with_template(&format!("{{bar:30}} {count} {{elapsed}}, {{eta}} left, {{wide_msg}}"));
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

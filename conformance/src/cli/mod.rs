@@ -6,6 +6,7 @@ mod bench;
 mod by_hand;
 mod compare;
 mod output;
+mod report;
 
 use args::{Args, Command, RunArgs};
 use backends::{Backend, Running, Started};
@@ -13,6 +14,7 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use output::Output;
 use session_conformance::{Cell, Report, RunSettings, Suite, worker, worker::Program};
 use std::sync::Arc;
+use url::Url;
 
 /// Everything that had to pass has passed.
 const PASSED: i32 = 0;
@@ -30,6 +32,7 @@ pub(crate) async fn main() -> i32 {
         }
         Command::Compare { reports } => compare::run(&reports),
         Command::Bench(args) => bench::run(&args).await,
+        Command::Report(args) => report::run(&args),
         Command::Worker => worker::serve(|url| async move { session_store::connect(&url).await }).await,
     }
 }
@@ -77,7 +80,7 @@ async fn judge(args: &RunArgs, output: &Output) -> Report {
     for (backend, started) in started {
         match started {
             Started::Running(running) => {
-                report.header.servers.insert(backend.name.to_owned(), running.describe());
+                report.header.servers.insert(backend.name.to_owned(), describe(backend, &*running).await);
                 report.extend(suite(args, backend, running, output).run().await);
             }
             Started::Absent(how) | Started::Refused(how) => {
@@ -88,6 +91,17 @@ async fn judge(args: &RunArgs, output: &Output) -> Report {
         }
     }
     report
+}
+
+/// Where it is, and which version its server says it is. That it does not say so is no reason not to judge it.
+async fn describe(backend: &Backend, running: &dyn Running) -> String {
+    let place = running.describe();
+    let Ok(instance) = running.instance().await else { return place };
+    let Some(Ok(address)) = instance.address.as_deref().map(Url::parse) else { return place };
+    match by_hand::version(backend.name, &address).await {
+        Ok(Some(version)) => format!("{version}, {place}"),
+        _ => place,
+    }
 }
 
 fn suite(args: &RunArgs, backend: &Backend, running: Arc<dyn Running>, output: &Output) -> Suite {

@@ -76,7 +76,7 @@ impl Output {
             }
         }
         for cell in report.cells.iter().filter(|cell| cell.is_bad()) {
-            writeln!(out, "again: {}", again(cell, args))?;
+            writeln!(out, "again: {}", again(report, cell, args))?;
         }
         out.flush()?;
         if let Some(mut json) = self.json.take() {
@@ -95,14 +95,15 @@ pub(super) fn create(path: Option<&Path>) -> Result<Option<File>, String> {
 }
 
 /// The command that runs one cell again. A URL may hold a password: it is not repeated.
-fn again(cell: &Cell, args: &RunArgs) -> String {
+fn again(report: &Report, cell: &Cell, args: &RunArgs) -> String {
     let elsewhere =
         |(backend, url): &(&Backend, Option<String>)| backend.name == cell.backend && url.is_some();
-    let url = if args.backends().iter().any(elsewhere) { "=URL" } else { "" };
-    format!(
-        "session-conformance run --backend {}{url} --strategy {} --scenario '{}' --processes {} --tasks {} --ops {} --seed {}",
-        cell.backend, cell.strategy, cell.scenario, cell.processes, args.tasks, args.ops, args.seed
-    )
+    let command = report.again(cell);
+    if args.backends().iter().any(elsewhere) {
+        let name = format!("--backend {}", cell.backend);
+        return command.replacen(&name, &format!("{name}=URL"), 1);
+    }
+    command
 }
 
 fn width() -> usize {

@@ -1,7 +1,7 @@
 //! What a run has to say: as data, as text, as a page.
 
-mod html;
 mod matrix;
+mod page;
 
 use crate::{Judgement, Strategy, Verdict, scenario::Scenario};
 use serde::{Deserialize, Serialize};
@@ -201,7 +201,18 @@ impl Report {
     /// One self-contained page.
     #[must_use]
     pub fn to_html(&self) -> String {
-        html::render(self)
+        page::of_run(self)
+    }
+
+    /// The command that runs one cell again. A backend that was given by URL needs it again: it may hold a password, and is
+    /// not kept.
+    #[must_use]
+    pub fn again(&self, cell: &Cell) -> String {
+        let Header { seed, settings, .. } = &self.header;
+        format!(
+            "session-conformance run --backend {} --strategy {} --scenario '{}' --processes {} --tasks {} --ops {} --seed {seed}",
+            cell.backend, cell.strategy, cell.scenario, cell.processes, settings.tasks, settings.ops
+        )
     }
 
     /// The backends, in the order in which they ran.
@@ -238,6 +249,15 @@ impl Report {
             cell.backend == backend && cell.strategy == strategy.name() && cell.scenario == scenario
         };
         self.cells.iter().filter(here).collect()
+    }
+}
+
+#[cfg(feature = "bench")]
+impl crate::bench::BenchReport {
+    /// One self-contained page; with the verdicts of a run before what it costs.
+    #[must_use]
+    pub fn to_html(&self, run: Option<&Report>) -> String {
+        page::of_bench(run, self)
     }
 }
 

@@ -52,6 +52,12 @@ impl Memcached {
         let server = Server { address: resolve(address).await?, pool: Pool::new(POOL) };
         Ok(Self { server: Arc::new(server), prefix: option(address, "prefix").unwrap_or_default() })
     }
+
+    /// A command that is answered by one line.
+    pub(super) async fn line(&self, command: &str) -> Result<String> {
+        let [reply] = self.server.ask(format!("{command}\r\n").into_bytes(), [""]).await?;
+        Ok(reply.line.trim_end().to_owned())
+    }
 }
 
 #[async_trait]

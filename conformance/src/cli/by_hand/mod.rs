@@ -3,10 +3,13 @@
 //! One file for each backend that has a client worth the name. They share the namespace of the store under test (its
 //! address says which), so that what they leave goes with it.
 
+mod facts;
 mod file;
 mod memcached;
 mod postgres;
 mod redis;
+
+pub(super) use facts::{version, weight};
 
 use session_conformance::{bench::ByHand, bench::Counted, servers::Proxy};
 use session_core::{Error, ErrorKind, Random as _, Result, SystemRandom};

@@ -105,6 +105,11 @@ impl Postgres {
         let options = server.as_str().parse().map_err(failed)?;
         Ok(Self(Arc::new(Server { options, pool: Pool::new(POOL), sql })))
     }
+
+    /// The text of one row with one column.
+    pub(super) async fn ask(&self, sql: &str) -> Result<String> {
+        self.0.row(sqlx::query(AssertSqlSafe(sql.to_owned()))).await?.try_get(0).map_err(failed)
+    }
 }
 
 type Statement<'q> = Query<'q, sqlx::Postgres, <sqlx::Postgres as sqlx::Database>::Arguments>;

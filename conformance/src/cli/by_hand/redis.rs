@@ -94,6 +94,12 @@ impl Redis {
         let prefix = option(address, "prefix").unwrap_or_default();
         Ok(Self { connection, prefix, scripts: Arc::new(scripts) })
     }
+
+    /// A section of INFO.
+    pub(super) async fn info(&self, section: &str) -> Result<String> {
+        let mut info = redis::cmd("INFO");
+        info.arg(section).query_async(&mut self.connection.clone()).await.map_err(failed)
+    }
 }
 
 #[async_trait]
