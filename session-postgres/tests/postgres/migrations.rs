@@ -48,7 +48,8 @@ async fn an_older_schema_is_updated_or_refused() {
     let schema = config.schema_sql();
     let schema = schema.split('"').nth(1).unwrap();
     let undo = format!(
-        "DELETE FROM {schema}.session_migrations WHERE version = {name}; DROP FUNCTION {schema}.session_step; \
+        "DELETE FROM {schema}.session_migrations WHERE version = {name}; DROP FUNCTION {schema}.session_take; \
+         DROP FUNCTION {schema}.session_step; \
          DROP FUNCTION {schema}.session_wait; DROP FUNCTION {schema}.session_commit"
     );
     server.query(&undo).await.unwrap();
