@@ -150,13 +150,13 @@ impl Bench {
         let classical = median(Way::Operation(Operation::Classical));
         let mut rows = Vec::new();
         for (way, measured) in ways.iter().zip(&measured) {
+            if measured.times.is_empty() {
+                let what = format!("not one {way:?} succeeded: {point}");
+                return Err(Error::new(ErrorKind::Backend, "bench").with_context(what));
+            }
             let Way::Operation(operation) = *way else { continue };
             if !self.operations.contains(&operation) {
                 continue;
-            }
-            if measured.times.is_empty() {
-                let what = format!("not one {operation} succeeded: {point}");
-                return Err(Error::new(ErrorKind::Backend, "bench").with_context(what));
             }
             let mut row = measured.row(&subject.backend, operation, point);
             row.floor_us = median(Way::Floor(operation)).map(|time| round(time, 1));

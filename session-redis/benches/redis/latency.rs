@@ -228,8 +228,7 @@ impl ByHand {
     }
 
     async fn stored(&mut self, command: &Cmd) {
-        let Value::Array(reply) = self.query(command).await else { panic!("no reply") };
-        assert_eq!(reply, [Value::BulkString(b"stored".to_vec())]);
+        assert_eq!(self.query(command).await, Value::BulkString(b"stored".to_vec()));
     }
 
     fn evalsha(&self, hash: &str, key: &StorageKey, suffixes: &[&str]) -> Cmd {

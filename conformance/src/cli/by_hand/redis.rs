@@ -166,7 +166,7 @@ impl Prepared {
 
 fn stored(reply: &Value) -> Result<()> {
     match reply {
-        Value::Array(words) if *words == [Value::BulkString(b"stored".to_vec())] => Ok(()),
+        Value::BulkString(word) if word == b"stored" => Ok(()),
         _ => Err(strange("a write was refused")),
     }
 }
