@@ -17,7 +17,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! In a web application a layer opens and commits, and handlers only use their session: that is [`http`](crate::http), with the feature
+//! In a web application a layer opens and commits, and handlers only use their session: that is [`http`], with the feature
 //! `axum` (or `http` on any other tower service).
 //!
 //! # Backends
