@@ -157,7 +157,7 @@ impl Mutant {
                 self.call(key, &["", ":lock", ":q1", ":t1"], &write).await?
             }
         };
-        match reply.list().first().and_then(Reply::text) {
+        match reply.text().or_else(|| reply.list().first().and_then(Reply::text)) {
             Some("stored") => Ok(Replaced::Done(version)),
             Some("missing") => Ok(Replaced::Missing),
             Some("not_holder") => Ok(Replaced::NotHolder(Held::default())),
@@ -278,7 +278,9 @@ pub(crate) async fn are_convicted(server: &Arc<RedisServer>) {
         assert_eq!(found, Verdict::Pass, "{flaw:?}, left as it is");
     }
     for name in OTHERS {
-        for scenario in mutants::find(name).expect("a mutant of the suite").convicted_by() {
+        let scenarios = mutants::find(name).expect("a mutant of the suite").convicted_by();
+        // Those about bad days ask for servers of their own, which the suite's test of its mutants gives them.
+        for scenario in scenarios.iter().filter(|scenario| !scenario.starts_with("fault/")) {
             let found = verdict(server, &format!("suite:{name}"), scenario).await;
             assert_eq!(found, Verdict::Fail, "{name} by {scenario}");
         }
