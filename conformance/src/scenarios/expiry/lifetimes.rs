@@ -215,7 +215,11 @@ impl Life {
         proofs.capped += u64::from(capped && used != Use::LeftAlone);
         let age = (start - self.created.min(start)) / 1000;
         if there {
-            self.alive_until = self.alive_until.max(start + slides);
+            // A read loads and then slides: one that was stopped in between, until the session had ended, has moved nothing.
+            let slid = matches!(did, Did::Write { .. }) || end + micros(SKEW) < self.alive_until;
+            if slid {
+                self.alive_until = self.alive_until.max(start + slides);
+            }
             self.idle_from = end + micros(unused);
         }
         match (there, alive, capped, idle) {
@@ -226,5 +230,41 @@ impl Life {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Outcome, scenario::Operation};
+
+    const MS: u64 = 1000;
+
+    fn judge(uses: &[(Did, u64, u64)]) -> Option<String> {
+        let idle = Duration::from_millis(500);
+        let times = Lifetimes { idle, most: Duration::from_secs(60), resolution: Duration::ZERO };
+        let created =
+            Operation { rank: 0, session: 0, start: 0, end: 0, outcome: Outcome::Ok, note: Did::Create };
+        let (mut life, mut proofs) = (Life::new(&created, times).unwrap(), Proofs::default());
+        uses.iter()
+            .find_map(|(did, start, end)| life.goes_on(*did, Use::Read, (start * MS, end * MS), &mut proofs))
+    }
+
+    #[test]
+    fn a_session_that_was_read_in_time_must_live() {
+        let read = |there, at| (Did::Read { there }, at, at + 1);
+        assert!(judge(&[read(true, 400), read(false, 700)]).is_some());
+        assert!(judge(&[read(true, 400), read(true, 700)]).is_none());
+    }
+
+    #[test]
+    fn a_read_that_ended_after_the_session_promises_nothing() {
+        let stopped = (Did::Read { there: true }, 400, 600);
+        assert!(judge(&[stopped, (Did::Read { there: false }, 700, 701)]).is_none());
+        let stopped = (Did::Write { there: true }, 400, 600);
+        assert!(
+            judge(&[stopped, (Did::Read { there: false }, 700, 701)]).is_some(),
+            "a write is alive at its commit"
+        );
     }
 }
