@@ -291,13 +291,10 @@ impl Link {
         reply.map_err(|error| self.judge(&live, error))
     }
 
-    /// Several commands in one trip.
+    /// Several commands in one trip; their replies.
     pub(crate) async fn run_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Failure> {
         let mut live = self.live().await.map_err(Failure::before_sending)?;
-        // The replies of a transaction are one, after an OK and a word for each command.
-        let (skip, count) =
-            if commands.is_transaction() { (commands.len() + 1, 1) } else { (0, commands.len()) };
-        let replies = live.connection.send_packed_commands(commands, skip, count).await;
+        let replies = live.connection.send_packed_commands(commands, 0, commands.len()).await;
         let replies = replies.and_then(|all| all.into_iter().map(Value::extract_error).collect());
         replies.map_err(|error| self.judge(&live, error))
     }

@@ -31,12 +31,16 @@ use session_core::{
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+/// What PTTL says of a key that is not there.
+const MISSING: i64 = -2;
+
 /// The longest record, in bytes. Redis takes more, but one connection carries everybody's replies.
 pub const MAX_VALUE: usize = 16 << 20;
 
 /// Sessions in Redis, with their locks and an index by user. Clones share its connections.
 ///
-/// Each method is one script or one command: atomic. Times are the server's.
+/// Each method is one script or one command, and atomic; a load is two commands in one trip, of which the second is the record. Times
+/// are the server's.
 #[derive(Clone, Debug)]
 pub struct RedisStore(pub(crate) Arc<Inner>);
 
@@ -234,22 +238,25 @@ impl SessionStore for RedisStore {
         let keys = self.0.keys(key);
         let key = keys.record.as_bytes();
         let reply = match &self.0.router {
-            // Two plain commands in a transaction cost the server less than a script.
-            Router::One(link) => {
-                let mut both = redis::pipe();
-                both.atomic().cmd("GET").arg(key).cmd("PTTL").arg(key);
-                link.run_all(&both).await.map(|mut replies| replies.pop().unwrap_or(Value::Nil))
-            }
+            // Neither a script nor a transaction, which cost the server twice as much. The record is that of one moment, and the
+            // ttl that of a moment before: a write in between has made it longer, and whoever slides the expiry because of it
+            // names a version that is gone.
+            Router::One(link) => link.run_all(redis::pipe().cmd("PTTL").arg(key).cmd("GET").arg(key)).await,
             // A server that a slot is moving to takes only one command after ASKING.
             #[cfg(feature = "cluster")]
-            router => router.call(Call { script: &crate::script::LOAD, keys: &[key], arguments: &[] }).await,
+            router => {
+                let call = Call { script: &crate::script::LOAD, keys: &[key], arguments: &[] };
+                router.call(call).await.map(|reply| match reply {
+                    Value::Array(parts) => parts,
+                    reply => vec![Value::Nil, reply],
+                })
+            }
         };
         let reply =
             reply.map_err(|failure| Failure { effect: Effect::None, ..failure }.into_error("load"))?;
-        let Value::Array(parts) = reply else { return Ok(None) };
-        match <[Value; 2]>::try_from(parts) {
-            Ok([Value::Nil, _]) => Ok(None),
-            Ok([Value::BulkString(record), Value::Int(ttl)]) => decode(record, ttl, "load").map(Some),
+        match <[Value; 2]>::try_from(reply) {
+            Ok([Value::Int(MISSING), _] | [_, Value::Nil]) => Ok(None),
+            Ok([Value::Int(ttl), Value::BulkString(record)]) => decode(record, ttl, "load").map(Some),
             _ => Err(Reply::strange("load").with_effect(Effect::None)),
         }
     }

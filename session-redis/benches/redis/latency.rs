@@ -215,8 +215,8 @@ impl ByHand {
     async fn write(&mut self, key: &StorageKey, put: &Put) {
         let name = format!("bench:{{{key}}}");
         let mut both = redis::pipe();
-        both.atomic().cmd("GET").arg(&name).cmd("PTTL").arg(&name);
-        let (record, _): (Vec<u8>, i64) = both.query_async(&mut self.connection).await.expect("loaded");
+        both.cmd("PTTL").arg(&name).cmd("GET").arg(&name);
+        let (_, record): (i64, Vec<u8>) = both.query_async(&mut self.connection).await.expect("loaded");
         let mut replace = self.evalsha(self.replace.get_hash(), key, &["", ":lock"]);
         replace.arg(&record[2..18]).arg(Self::record(put)).arg("1800000");
         self.stored(&replace).await;

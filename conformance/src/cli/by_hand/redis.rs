@@ -148,11 +148,11 @@ impl Prepared {
         Ok([&[1, 0], &stamp()?[..], &self.stored].concat())
     }
 
-    /// The record and how long it lives, of one moment.
+    /// How long the record lives, and the record.
     async fn load(&self, key: &str) -> Result<Vec<u8>> {
         let mut both = redis::pipe();
-        both.atomic().cmd("GET").arg(key).cmd("PTTL").arg(key);
-        let (record, _): (Vec<u8>, i64) =
+        both.cmd("PTTL").arg(key).cmd("GET").arg(key);
+        let (_, record): (i64, Vec<u8>) =
             both.query_async(&mut self.connection.clone()).await.map_err(failed)?;
         Ok(record)
     }
