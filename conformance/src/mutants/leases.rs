@@ -78,6 +78,28 @@ impl Wrapper for Hasty {
     }
 }
 
+pub(super) fn frees_when_it_refuses(inner: Store) -> Store {
+    wrap(Refuser(inner))
+}
+
+#[derive(Debug)]
+struct Refuser(Store);
+
+#[async_trait]
+impl Wrapper for Refuser {
+    fn inner(&self) -> &Store {
+        &self.0
+    }
+
+    async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
+        let replaced = self.0.replace_and_release(grant, expected, put).await?;
+        if matches!(replaced, Replaced::Conflict(_)) {
+            let _freed_or_lost = self.0.release(grant).await?;
+        }
+        Ok(replaced)
+    }
+}
+
 pub(super) fn writes_after_the_lease(inner: Store) -> Store {
     wrap(Lenient(inner))
 }

@@ -29,6 +29,7 @@ mod ids;
 mod leases;
 mod reads;
 mod sweeps;
+mod users;
 mod versions;
 mod waits;
 mod writes;
@@ -138,6 +139,12 @@ pub const ALL: &[Mutant] = &[
         over: fencing::fences_in_name_only,
     },
     Mutant {
+        name: "frees_when_it_refuses",
+        wrong: "a holder's write that names another version is refused, and frees the lock",
+        convicted_by: &["lock/one_holder_at_a_time"],
+        over: leases::frees_when_it_refuses,
+    },
+    Mutant {
         name: "hangs_with_the_server",
         wrong: "asks a server that does not answer again and again, without an end",
         convicted_by: &["fault/server_pause"],
@@ -166,6 +173,12 @@ pub const ALL: &[Mutant] = &[
         wrong: "declares that it does not evict, and does",
         convicted_by: &["fault/eviction"],
         over: faults::keeps_all_in_name_only,
+    },
+    Mutant {
+        name: "loads_nobodys",
+        wrong: "what is loaded does not say whose session it is",
+        convicted_by: &["lifecycle/revoke_all_beats_writers"],
+        over: users::loads_nobodys,
     },
     Mutant {
         name: "locks_unknown_ids",
@@ -223,6 +236,18 @@ pub const ALL: &[Mutant] = &[
         wrong: "a load answers with what was there some writes ago",
         convicted_by: &["concurrency/history_is_linearizable"],
         over: reads::reads_from_a_replica,
+    },
+    Mutant {
+        name: "refuses_with_nobodys",
+        wrong: "the record that a refused write is shown does not say whose session it is",
+        convicted_by: &["lifecycle/revoke_all_beats_writers"],
+        over: users::refuses_with_nobodys,
+    },
+    Mutant {
+        name: "replaces_with_nobodys",
+        wrong: "a write forgets whose session it is",
+        convicted_by: &["lifecycle/revoke_all_beats_writers"],
+        over: users::replaces_with_nobodys,
     },
     Mutant {
         name: "reuses_a_version",

@@ -1,5 +1,6 @@
 //! The end of a session, against everybody who is still at it.
 
+use super::belonging;
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task, now},
@@ -267,6 +268,8 @@ impl Script for RevokeAllBeatsWriters {
             let listed = lab.sessions().for_principal(Self::USER).await?.len();
             judgement =
                 judgement.require(listed == 0, || format!("the index still names {listed} living sessions"));
+            // That what was refused, locked or deleted is shown as the user's, too, is not left to chance.
+            judgement = belonging::by_every_verb(lab, judgement).await?;
         }
         Ok(judgement)
     }

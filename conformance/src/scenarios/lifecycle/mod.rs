@@ -1,5 +1,6 @@
 //! From the first insert to the last delete: ids, rotation, destruction.
 
+mod belonging;
 mod destroying;
 mod identity;
 mod rotating;

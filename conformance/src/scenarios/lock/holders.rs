@@ -10,7 +10,8 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use session_core::{
-    Acquired, Error, ErrorKind, Grant, Inserted, Loaded, Put, Released, Replaced, Result, StorageKey, Stored,
+    Acquired, Error, ErrorKind, Grant, Inserted, Loaded, Put, Released, Renewed, Replaced, Result,
+    StorageKey, Stored, SystemRandom, Version,
 };
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 const LEASE: Duration = Duration::from_secs(60);
 
 /// Every other holder takes the lock with the record and writes with the release: under a lock that nobody else has, that write is
-/// never refused.
+/// never refused. Every other of those first writes over a version that is not there: it is refused, and the lock stays.
 pub(super) struct OneHolderAtATime;
 
 /// From when to when a lock was surely held; zeros when it never was.
@@ -30,6 +31,16 @@ pub(super) struct Held {
     refused: Option<String>,
 }
 
+/// What a refused write leaves of the lock.
+enum Vain {
+    /// All of it.
+    Holds,
+    /// Nothing, and the holder was told so.
+    Overtaken,
+    /// Not what the answer said.
+    Wrong(String),
+}
+
 impl OneHolderAtATime {
     const WAIT: Duration = Duration::from_secs(5);
 
@@ -37,6 +48,17 @@ impl OneHolderAtATime {
         let (grant, stored) = Self::take(task, key, writes).await?;
         let entered = now();
         task.think().await;
+        if let Some(stored) = stored.as_ref().filter(|_| task.draw(0..2) == 0) {
+            let left = now();
+            match Self::try_in_vain(task, &grant, stored).await? {
+                Vain::Holds => task.think().await,
+                Vain::Overtaken => return Ok(Held { entered, left, refused: None }),
+                Vain::Wrong(refused) => {
+                    let _freed_or_lost = task.store().release(&grant).await?;
+                    return Ok(Held { entered, left, refused: Some(refused) });
+                }
+            }
+        }
         let left = now();
         let refused = match stored {
             None => match task.store().release(&grant).await? {
@@ -55,6 +77,21 @@ impl OneHolderAtATime {
             }
         };
         Ok(Held { entered, left, refused })
+    }
+
+    /// A write that names a version that nobody has written: `Conflict` keeps the lock.
+    async fn try_in_vain(task: &Task<Held>, grant: &Grant, stored: &Stored) -> Result<Vain> {
+        let store = task.store();
+        let put = Put::new(stored.data.clone(), stored.ttl).principal(stored.principal);
+        Ok(match store.replace_and_release(grant, Version::random(&SystemRandom)?, &put).await? {
+            Replaced::Conflict(_) => match store.renew(grant, LEASE).await? {
+                Renewed::Extended => Vain::Holds,
+                Renewed::Lost => Vain::Wrong("after a Conflict its renewal: Lost".to_owned()),
+            },
+            // Another was faster than the lock was kept: said, and nobody is two.
+            Replaced::NotHolder(_) if !store.capabilities().fencing => Vain::Overtaken,
+            other => Vain::Wrong(format!("its write over a version that is not there: {}", outcome(&other))),
+        })
     }
 
     async fn take(task: &Task<Held>, key: &StorageKey, writes: bool) -> Result<(Grant, Option<Stored>)> {
