@@ -1,6 +1,8 @@
 //! The suite, in both protocols. This program is the test, and with `worker` as its first argument one of the processes of it.
 
-use session_conformance::{Instance, Report, Strategy, Suite, servers::memcached::MemcachedServer, worker};
+use session_conformance::{
+    Instance, Report, Strategy, Suite, scenario::Need, servers::memcached::MemcachedServer, worker,
+};
 use session_core::{Error, Result};
 use session_memcached::{MemcachedConfig, MemcachedStore};
 use std::{env, sync::Arc, time::Duration};
@@ -39,6 +41,7 @@ async fn run(protocol: &'static str, strategies: &[Strategy]) -> Result<Option<R
     };
     let program = env::current_exe().map_err(|error| Error::unavailable("conformance", error))?;
     let suite = Suite::new(move || instance(Arc::clone(&server), protocol))
+        .special(Need::LittleMemory, move || little(protocol))
         .backend(format!("memcached ({protocol})"))
         .workers(worker::Program::new(program, ["worker"]))
         .strategies(strategies.iter().copied())
@@ -56,4 +59,12 @@ async fn instance(server: Arc<MemcachedServer>, protocol: &str) -> Result<Instan
     let prefix = session_core::SessionId::random(&session_core::SystemRandom)?.expose();
     let url = format!("{}?prefix={prefix}&protocol={protocol}", server.url());
     Ok(Instance::new(Arc::new(connect(&url).await?)).control(server).address(url))
+}
+
+/// A server that must evict, for the scenario that is about that: the others keep their records.
+async fn little(protocol: &'static str) -> Result<Instance> {
+    let server = MemcachedServer::with(&["-m", "8"]).await;
+    let server = server.map_err(|error| Error::unavailable("conformance", error))?;
+    let store = connect(&format!("{}?protocol={protocol}", server.url())).await?;
+    Ok(Instance::new(Arc::new(store)).guard(server))
 }
