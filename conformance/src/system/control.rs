@@ -77,8 +77,18 @@ impl System for Control {
     async fn open(&self, id: &Id) -> Result<Option<Box<dyn OpenSession>>> {
         let key = Self::key(id);
         let Some((grant, stored)) = self.load(key).await? else { return Ok(None) };
+        let values = match decode(&stored.data) {
+            Ok(values) => values,
+            Err(error) => {
+                // It is there to lose updates, and not its lock as well: whoever comes next would wait for the lease.
+                if let Some(grant) = grant {
+                    let _freed_or_lost = self.store.release(&grant).await?;
+                }
+                return Err(error);
+            }
+        };
         Ok(Some(Box::new(Request {
-            values: decode(&stored.data)?,
+            values,
             version: stored.version,
             principal: stored.principal,
             end: End::Store,
@@ -320,6 +330,19 @@ mod tests {
         assert!(!second.is_finished());
         drop(first); // releases in the background
         second.await.expect("no panic").expect("locked");
+    }
+
+    #[tokio::test]
+    async fn lock_only_frees_what_it_cannot_read() {
+        let systems = systems(Duration::from_secs(9));
+        let (store, id) = (systems.store(), SessionId::random(&SystemRandom).expect("randomness"));
+        let put = Put::new(Bytes::from_static(b"{"), Duration::from_secs(60));
+        let _created = store.insert(&id.storage_key(), &put).await.expect("stored");
+        let opened = systems.of(Strategy::LockOnly).open(&Id::new(id.expose())).await;
+        assert_eq!(opened.map(drop).expect_err("half a record").kind(), ErrorKind::Damaged);
+        let token = Token::random(&SystemRandom).expect("randomness");
+        let next = store.acquire_and_load(&id.storage_key(), token, put.ttl, Duration::ZERO).await;
+        assert!(matches!(next, Ok(Loaded::Granted(..))), "{next:?}");
     }
 
     #[tokio::test]
