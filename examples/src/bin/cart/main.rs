@@ -59,7 +59,7 @@ async fn empty(session: Session) -> Result<(), Rejection> {
     Ok(session.insert(CART, &Vec::new())?)
 }
 
-/// A shop with a session of its own. (Over `http://127.0.0.1` a browser takes no `Secure` cookie for granted, hence `insecure`.)
+/// A shop with a session of its own. (`insecure`, since not every browser takes a `Secure` cookie from `http://127.0.0.1`.)
 fn shop(store: &Store, name: &str) -> examples::Result<Router> {
     let sessions = Sessions::builder(store.clone()).lock_wait(Duration::from_secs(60)).build()?;
     let add = if name == "exclusive" { post(add_exclusively) } else { post(add) };
