@@ -125,7 +125,8 @@ async fn a_login_from_beginning_to_end() {
     assert_eq!(browser.go(&app, "POST", "/login", &right).await.status, 303);
     assert_ne!(browser.cookie, planted.cookie);
     let home = browser.go(&app, "GET", "/", "").await;
-    assert!(home.body.contains("Hello, &lt;eve&gt;. Sessions of yours: 1"), "{}", home.body);
+    assert!(home.body.contains("<h1>Hello, &lt;eve&gt;</h1>"), "{}", home.body);
+    assert!(home.body.contains("Sessions of yours: 1"), "{}", home.body);
     assert_ne!(home.token(), page.token());
     assert!(!planted.send(&app, "GET", "/", "").await.body.contains("Hello"));
 
@@ -136,6 +137,11 @@ async fn a_login_from_beginning_to_end() {
 
     let out = browser.go(&app, "POST", "/logout-everywhere", &format!("csrf={}", home.token())).await;
     assert_eq!(out.status, 303);
+    assert!(out.head.contains("location: /?bye"), "{}", out.head);
+    assert!(browser.send(&app, "GET", "/?bye", "").await.body.contains("You are logged out"));
+    let stale = phone.send(&app, "POST", "/logout", &format!("csrf={}", home.token())).await;
+    assert_eq!(stale.status, 403);
+    assert!(stale.body.contains("<a href=/>"), "{}", stale.body);
     for browser in [&browser, &phone] {
         assert!(!browser.send(&app, "GET", "/", "").await.body.contains("Hello"));
     }

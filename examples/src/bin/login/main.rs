@@ -9,7 +9,7 @@
 
 use axum::{
     Form, Router,
-    extract::FromRequestParts,
+    extract::{FromRequestParts, RawQuery},
     http::{StatusCode, request::Parts},
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
@@ -24,6 +24,8 @@ use std::time::Duration;
 const USER: Key<String> = Key::new("user");
 const FAILED: Key<u32> = Key::new("failed");
 
+/// Of one session, which shows that parallel guesses give no more tries. It stops nobody who takes a new session for each guess: a real
+/// login counts by user and by address.
 const MOST_FAILED: u32 = 5;
 
 /// Whoever is logged in. It shares the handler's session: no further round trip.
@@ -55,10 +57,14 @@ struct Login {
     password: String,
 }
 
-async fn home(session: Session, handle: SessionHandle) -> Result<Html<String>, Rejection> {
-    let messages: String = flash::take(&session)?
+async fn home(
+    session: Session,
+    handle: SessionHandle,
+    RawQuery(query): RawQuery,
+) -> Result<Html<String>, Rejection> {
+    let mut messages: String = flash::take(&session)?
         .iter()
-        .map(|message| format!("<p class={:?}>{}</p>", message.level, escape(&message.text)))
+        .map(|message| format!("<p class={:?} role=status>{}</p>", message.level, escape(&message.text)))
         .collect();
     let token = csrf::token(&session)?;
     let form = |action: &str, inside: &str| {
@@ -66,20 +72,30 @@ async fn home(session: Session, handle: SessionHandle) -> Result<Html<String>, R
             "<form method=post action={action}><input type=hidden name=csrf value={token}>{inside}</form>"
         )
     };
-    let body = match session.get(USER)? {
+    Ok(match session.get(USER)? {
         Some(user) => {
             let sessions = handle.sessions().for_principal(&user).await?.len();
             let out = form("/logout", "<button>Log out</button>");
-            let everywhere = form("/logout-everywhere", "<button>Log out everywhere</button>");
-            format!("<p>Hello, {}. Sessions of yours: {sessions}.</p>{out}{everywhere}", escape(&user))
+            let everywhere = form("/logout-everywhere", "<button class=second>Log out everywhere</button>");
+            let title = format!("Hello, {}", escape(&user));
+            page(&title, &format!("{messages}<p>Sessions of yours: {sessions}.</p>{out}{everywhere}"))
         }
-        None => form(
-            "/login",
-            "<label>Name <input name=user required maxlength=64 autocomplete=username></label>
-             <label>Password: demo <input name=password type=password required autocomplete=current-password></label><button>Log in</button>",
-        ),
-    };
-    Ok(Html(include_str!("page.html").replace("{body}", &(messages + &body))))
+        None => {
+            if query.as_deref() == Some("bye") {
+                messages += "<p class=Success role=status>You are logged out.</p>";
+            }
+            let fields = "<label>Name <input name=user required maxlength=64 autocomplete=username></label>
+                <label>Password (it is \"demo\")
+                <input name=password type=password required autocomplete=current-password></label>
+                <button>Log in</button>";
+            page("Login", &(messages + &form("/login", fields)))
+        }
+    })
+}
+
+/// Both are HTML already. The title goes in last: a user's name is in it, and may read "{body}".
+fn page(title: &str, body: &str) -> Html<String> {
+    Html(include_str!("page.html").replace("{body}", body).replace("{title}", title))
 }
 
 async fn login(session: Session, Form(login): Form<Login>) -> Result<Response, Rejection> {
@@ -87,13 +103,11 @@ async fn login(session: Session, Form(login): Form<Login>) -> Result<Response, R
         return Ok(forged());
     }
     if session.get(FAILED)?.unwrap_or(0) >= MOST_FAILED {
-        return Ok(
-            (StatusCode::TOO_MANY_REQUESTS, "Too often. Start again with a new session.").into_response()
-        );
+        return Ok(refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong passwords in this session."));
     }
     if login.user.is_empty() || login.user.len() > 64 || login.password != "demo" {
         session.update(FAILED, |failed| *failed += 1)?; // none is free: of parallel ones, one is told and the others conflict
-        flash::push(&session, flash::Level::Error, "That is not the password (it is \"demo\").")?;
+        flash::push(&session, flash::Level::Error, "That is not the password.")?;
         return Ok(Redirect::to("/").into_response());
     }
     session.rotate()?; // whoever knew the old id has nothing any more
@@ -110,7 +124,7 @@ async fn logout(session: Session, Form(token): Form<Token>) -> Result<Response, 
         return Ok(forged());
     }
     session.destroy()?; // and the browser is told to remove its cookie
-    Ok(Redirect::to("/").into_response())
+    Ok(Redirect::to("/?bye").into_response()) // no session is left that could hold a flash message
 }
 
 async fn logout_everywhere(
@@ -124,11 +138,16 @@ async fn logout_everywhere(
     }
     handle.sessions().revoke_all(&user).await?; // this one, too
     session.destroy()?;
-    Ok(Redirect::to("/").into_response())
+    Ok(Redirect::to("/?bye").into_response())
 }
 
 fn forged() -> Response {
-    (StatusCode::FORBIDDEN, "This form is from another page, or too old. Go back and reload.").into_response()
+    refused(StatusCode::FORBIDDEN, "This form is from another page, or its session is over.")
+}
+
+fn refused(status: StatusCode, why: &str) -> Response {
+    let body = format!("<p class=Error role=alert>{why}</p><a href=/>Back to the start</a>");
+    (status, page("Not done", &body)).into_response()
 }
 
 fn escape(text: &str) -> String {
