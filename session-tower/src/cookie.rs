@@ -61,7 +61,8 @@ impl Default for CookieConfig {
 }
 
 impl CookieConfig {
-    /// A cookie that is sent without TLS, too: for development. It has no `__Host-` prefix, so choose another name.
+    /// A cookie that is sent without TLS, too: for [development](crate#without-tls-development), never where users are, since whoever
+    /// listens has it then. Its name is yours to choose, without `__Host-`: browsers refuse that one unless it is `Secure`.
     pub fn insecure(name: impl Into<String>) -> Self {
         Self { name: name.into(), secure: false, ..Self::default() }
     }

@@ -22,6 +22,46 @@
 //! let lost = Error::new(ErrorKind::Unavailable, "commit").with_effect(Effect::Unknown);
 //! assert_eq!(Rejection(lost).response::<Vec<u8>>().status(), StatusCode::INTERNAL_SERVER_ERROR);
 //! ```
+//!
+//! # In an error type of your own
+//!
+//! Hand on the response of a [`Rejection`] as it is. By the [`Failure`] in it the layer knows that nothing is to be stored; a response of your
+//! own with a status below 500 stores what was done so far.
+//!
+//! ```
+//! # #[cfg(feature = "axum")] mod example {
+//! use axum::{http::StatusCode, response::{IntoResponse, Response}};
+//! use session_core::Key;
+//! use session_tower::{Rejection, Session};
+//!
+//! const CART: Key<Vec<String>> = Key::new("cart");
+//!
+//! enum Failed {
+//!     Session(Rejection),
+//!     SoldOut,
+//! }
+//!
+//! impl From<session_core::Error> for Failed {
+//!     fn from(error: session_core::Error) -> Self {
+//!         Self::Session(error.into())
+//!     }
+//! }
+//!
+//! impl IntoResponse for Failed {
+//!     fn into_response(self) -> Response {
+//!         match self {
+//!             Self::Session(rejection) => rejection.into_response(),
+//!             Self::SoldOut => (StatusCode::NOT_FOUND, "Sold out.").into_response(),
+//!         }
+//!     }
+//! }
+//!
+//! async fn add(session: Session) -> Result<&'static str, Failed> {
+//!     session.update(CART, |cart| cart.push("book".to_owned()))?;
+//!     Err(Failed::SoldOut) // and the book is in the cart: call `session.discard()` to leave it out
+//! }
+//! # }
+//! ```
 
 use bytes::Bytes;
 use http::{

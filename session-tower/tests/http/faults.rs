@@ -26,6 +26,7 @@ const COUNT: Key<u64> = Key::new("count");
 on_each_backend!(
     nothing_is_asked_of_the_store_for_nothing,
     a_server_error_discards_and_a_client_error_commits,
+    a_handler_may_leave_out_what_it_did,
     a_panic_stores_nothing_and_frees_the_lock,
     a_client_that_goes_away_frees_the_lock,
     what_outlives_its_request_holds_nothing,
@@ -121,6 +122,22 @@ async fn a_server_error_discards_and_a_client_error_commits<B: Backend>() {
         client.get(&site.b, path).await;
         assert_eq!(site.stored_value(&client, COUNT).await, Some(count), "{path}");
     }
+}
+
+async fn a_handler_may_leave_out_what_it_did<B: Backend>() {
+    let refuse = async |session: Session| {
+        session.update(COUNT, |count| *count += 100)?;
+        session.discard();
+        Ok::<_, Rejection>(StatusCode::NOT_FOUND)
+    };
+    let site = Site::<B>::start(move |layer| routes().route("/refuse", get(refuse)).layer(layer)).await;
+    let client = Client::default();
+    let nobody = client.get(&site.a, "/refuse").await;
+    assert_eq!((nobody.status, nobody.set_cookie()), (StatusCode::NOT_FOUND, None));
+    client.get(&site.a, "/count").await;
+    let refused = client.get(&site.b, "/refuse").await;
+    assert_eq!((refused.status, refused.set_cookie()), (StatusCode::NOT_FOUND, None));
+    assert_eq!(site.stored_value(&client, COUNT).await, Some(1));
 }
 
 /// `/hold` takes the lock, changes the session and stays; how it leaves is the test's choice.
