@@ -2,11 +2,22 @@
 
 mod cli;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
+use tokio::runtime::Runtime;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let code = cli::main().await;
-    // What hangs in a store that was judged must not keep the command from ending.
+/// How long is waited for what hangs in a store that was judged.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(cli::main());
+    // Tasks that were broken off still have their part of a server or a directory: dropped here, it is the last one.
+    runtime.shutdown_timeout(PATIENCE);
     std::process::exit(code)
 }

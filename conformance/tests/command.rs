@@ -2,8 +2,17 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::{
+    fs::{Permissions, read_dir, read_to_string},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
 
 fn command(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_session-conformance")).args(args).output().expect("the command starts")
@@ -247,4 +256,83 @@ fn a_page_holds_the_matrix_and_the_charts() {
         assert!(html.contains(&format!("id=\"{link}\"")), "{link} leads nowhere");
     }
     assert!(usage(&["report", &page, "--html", &page]).contains("page.html"));
+}
+
+/// A directory for all that a command leaves behind. The servers that run as another user when root tests may enter it, too.
+fn temporary() -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    dir
+}
+
+fn left(dir: &TempDir) -> Vec<String> {
+    let names = read_dir(dir.path()).expect("it is there");
+    names.map(|entry| entry.expect("an entry").file_name().display().to_string()).collect()
+}
+
+/// A child as `/proc` shows it: id, name, state.
+fn children(parent: u32) -> Vec<(String, String, String)> {
+    let processes =
+        read_dir("/proc").expect("Linux").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let child = |pid: String| {
+        let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?; // none: it has ended, or is no process
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut rest = rest.split_whitespace();
+        let state = rest.next()?.to_owned();
+        (rest.next()? == parent.to_string()).then(|| (pid, name.to_owned(), state))
+    };
+    processes.filter_map(child).collect()
+}
+
+/// Sends the signal as soon as the command has a child with this name in this state: then it is in the middle of something.
+fn broken_off(args: &[&str], name: &str, state: &str, signal: Signal) {
+    let dir = temporary();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_session-conformance"));
+    command.args(args).env("TMPDIR", dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = command.spawn().expect("the command starts");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let before = loop {
+        let children = children(command.id());
+        if children.iter().any(|child| child.1 == name && state.contains(&*child.2)) {
+            break children;
+        }
+        assert!(command.try_wait().expect("it is ours").is_none(), "it ended before {name} was {state}");
+        assert!(Instant::now() < deadline, "{name} was never {state}: {children:?}");
+        sleep(Duration::from_millis(2));
+    };
+    kill_process(Pid::from_child(&command), signal).expect("it runs");
+    let status = command.wait().expect("it is ours");
+    assert_eq!(status.code(), Some(128 + signal.as_raw()), "{args:?}");
+    assert_eq!(left(&dir), Vec::<String>::new(), "{args:?}");
+    for (pid, name, _) in before {
+        assert!(!Path::new("/proc").join(pid).exists(), "{name} is still there");
+    }
+}
+
+#[test]
+fn broken_off_it_leaves_nothing() {
+    let run = ["run", "--backend", "redis", "--scenario", "fault/server_pause", "--processes", "1"];
+    for signal in [Signal::INT, Signal::TERM] {
+        // A task of the scenario holds the server, which it has stopped.
+        broken_off(&[&run[..], &["--strategy", "write"]].concat(), "redis-server", "T", signal);
+        broken_off(&["bench", "--backend", "redis"], "redis-server", "RS", signal);
+    }
+}
+
+#[test]
+fn broken_off_at_its_start_it_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        broken_off(&["run", "--backend", "redis", "--backend", "postgres"], "initdb", "RS", signal);
+    }
+}
+
+#[test]
+fn wrong_usage_leaves_nothing() {
+    let dir = temporary();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_session-conformance"));
+    command
+        .args(["run", "--backend", "redis", "--backend", "file=file:///tmp?nope=1"])
+        .env("TMPDIR", dir.path());
+    assert_eq!(command.output().expect("the command starts").status.code(), Some(2));
+    assert_eq!(left(&dir), Vec::<String>::new());
 }

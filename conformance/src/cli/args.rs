@@ -54,7 +54,8 @@ Exit code:
   0  every product and driver cell passed
   1  one of them failed, or proved nothing
   2  wrong usage
-  3  a backend named by --require is absent";
+  3  a backend named by --require is absent
+  130, 143  it was broken off, by SIGINT or SIGTERM; what it had started is gone";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

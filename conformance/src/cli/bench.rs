@@ -4,7 +4,8 @@ use super::{
     FAILED, PASSED,
     args::BenchArgs,
     backends::{Backend, Running, Started},
-    by_hand, describe, output, usage,
+    broken_off::BrokenOff,
+    by_hand, describe, failed, output, usage,
 };
 use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,7 +13,7 @@ use session_conformance::{
     Instance,
     bench::{Bench, BenchReport, Scale, Subject, Watch},
 };
-use session_core::{Error, ErrorKind, Result};
+use session_core::Result;
 use std::{
     io::{self, IsTerminal as _, Write as _},
     sync::Arc,
@@ -30,16 +31,25 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
     // what is measured is the scheduler.
     let (workers, measured) = (args.workers(), args.clone());
     let measuring = tokio::task::spawn_blocking(move || {
-        let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build();
-        runtime.map_err(|error| Error::backend("bench", error))?.block_on(async {
-            tokio::select! {
-                report = measure(&measured) => report,
+        let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+        runtime.block_on(async {
+            let mut broken_off = BrokenOff::listen()?;
+            let started = match broken_off.start(measured.backends()).await {
+                Ok(started) => started,
+                Err(code) => return Ok(Err(code)),
+            };
+            Ok::<_, io::Error>(tokio::select! {
+                report = measure(&measured, started) => Ok(report),
                 // Servers and directories go with what is dropped here.
-                _ = tokio::signal::ctrl_c() => Err(Error::new(ErrorKind::Backend, "bench").with_context("broken off")),
-            }
+                code = broken_off.code() => Err(code),
+            })
         })
     });
-    let report = measuring.await.unwrap_or_else(|error| Err(Error::backend("bench", error)));
+    let report = match measuring.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(Ok(report)) => report,
+        Ok(Err(code)) => return code,
+        Err(error) => return failed(&error),
+    };
     let written = report.map_err(|error| error.to_string()).and_then(|report| {
         let write = || -> io::Result<()> {
             let mut out = io::stdout().lock();
@@ -64,16 +74,15 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
     }
 }
 
-async fn measure(args: &BenchArgs) -> Result<BenchReport> {
+async fn measure(args: &BenchArgs, backends: Vec<(&'static Backend, Started)>) -> Result<BenchReport> {
     let bench = Bench::new(args.points()).operations(args.operations().iter().copied());
     let bench = bench.time(args.seconds).seed(args.seed);
     let mut report = BenchReport::new(args.seed, args.seconds, args.workers());
     let mut started = Vec::new();
-    for (backend, url) in args.backends() {
-        match (backend.start)(url).await {
+    for (backend, start) in backends {
+        match start {
             Started::Running(running) => started.push((backend, running)),
-            Started::Absent(how) => eprintln!("{}: absent; {how}", backend.name),
-            Started::Refused(why) => usage(&format!("--backend {}: {why}", backend.name)),
+            Started::Absent(how) | Started::Refused(how) => eprintln!("{}: absent; {how}", backend.name),
         }
     }
     let bar = bar(args.scale.is_some());

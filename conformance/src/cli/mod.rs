@@ -3,6 +3,7 @@
 mod args;
 mod backends;
 mod bench;
+mod broken_off;
 mod by_hand;
 mod compare;
 mod output;
@@ -10,6 +11,7 @@ mod report;
 
 use args::{Args, Command, RunArgs};
 use backends::{Backend, Running, Started};
+use broken_off::BrokenOff;
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use output::Output;
 use session_conformance::{Cell, Report, RunSettings, Suite, worker, worker::Program};
@@ -18,7 +20,7 @@ use url::Url;
 
 /// Everything that had to pass has passed.
 const PASSED: i32 = 0;
-/// A product or a driver lost, or nothing was proved of it; or the run was broken off.
+/// A product or a driver lost, or nothing was proved of it.
 const FAILED: i32 = 1;
 /// A backend that was required is absent. (Wrong usage is 2, as clap has it.)
 const ABSENT: i32 = 3;
@@ -42,16 +44,28 @@ async fn run(args: &RunArgs) -> i32 {
         usage(&why);
     }
     let output = Output::open(args).unwrap_or_else(|why| usage(&why));
-    let report = tokio::select! {
-        report = judge(args, &output) => report,
-        // Servers, workers and directories go with what is dropped here.
-        _ = tokio::signal::ctrl_c() => return FAILED,
+    let mut broken_off = match BrokenOff::listen() {
+        Ok(broken_off) => broken_off,
+        Err(error) => return failed(&error),
     };
-    if let Err(error) = output.finish(&report, args) {
-        eprintln!("error: {error}");
-        return FAILED;
+    let started = match broken_off.start(args.backends()).await {
+        Ok(started) => started,
+        Err(code) => return code,
+    };
+    let report = tokio::select! {
+        report = judge(args, started, &output) => report,
+        // Servers, workers and directories go with what is dropped here, and with the tasks that the runtime drops at its end.
+        code = broken_off.code() => return code,
+    };
+    match output.finish(&report, args) {
+        Ok(()) => exit_code(&report, &args.require),
+        Err(error) => failed(&error),
     }
-    exit_code(&report, &args.require)
+}
+
+fn failed(error: &dyn std::error::Error) -> i32 {
+    eprintln!("error: {error}");
+    FAILED
 }
 
 fn exit_code(report: &Report, required: &[&Backend]) -> i32 {
@@ -67,16 +81,9 @@ fn exit_code(report: &Report, required: &[&Backend]) -> i32 {
     }
 }
 
-/// Starts all backends, so that what is wrong with one is said before an hour is spent on another; then one after the other.
-async fn judge(args: &RunArgs, output: &Output) -> Report {
+/// One after the other. All were started before, so that what is wrong with one is said before an hour is spent on another.
+async fn judge(args: &RunArgs, started: Vec<(&Backend, Started)>, output: &Output) -> Report {
     let mut report = Report::new(args.seed, RunSettings::new(args.ops, args.tasks, args.processes));
-    let mut started = Vec::new();
-    for (backend, url) in args.backends() {
-        match (backend.start)(url).await {
-            Started::Refused(why) => usage(&format!("--backend {}: {why}", backend.name)),
-            other => started.push((backend, other)),
-        }
-    }
     for (backend, started) in started {
         match started {
             Started::Running(running) => {
