@@ -87,6 +87,28 @@ fn the_json_is_as_promised() {
     assert_eq!((&cells[2]["strategy"], &cells[2]["verdict"]), (&"write".into(), &"pass".into()));
 }
 
+#[test]
+fn capped_is_only_what_ran() {
+    let capped = |args: &[&str]| -> Vec<String> {
+        let output =
+            command(&[&["run", "--scenario", "lifecycle/destroy*", "--seed", "7"][..], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().filter(|line| line.starts_with("capped:")).map(str::to_owned).collect()
+    };
+    // Three scenarios are chosen and have caps; one of them has no blind way.
+    let memory = ["--backend", "memory", "--strategy", "blind"];
+    assert_eq!(
+        capped(&memory),
+        [
+            "capped: lifecycle/destroyed_is_not_revived at 80 operations",
+            "capped: lifecycle/destroy_follows_rotation at 60 operations",
+        ]
+    );
+    assert_eq!(capped(&[&memory[..], &["--ops", "70"]].concat()).len(), 1);
+    assert_eq!(capped(&["--backend", NOWHERE]), [] as [String; 0]);
+}
+
 /// A server that nobody runs.
 const NOWHERE: &str = "memcached=memcached://127.0.0.1:1";
 

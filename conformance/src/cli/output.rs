@@ -2,7 +2,7 @@
 
 use super::{args::RunArgs, backends::Backend};
 use indicatif::{ProgressBar, ProgressStyle};
-use session_conformance::{Cell, Progress, Report, Suite, scenarios};
+use session_conformance::{Cell, Progress, Report, Suite, Verdict, scenarios};
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write as _},
@@ -70,10 +70,8 @@ impl Output {
         let mut out = io::stdout().lock();
         write!(out, "{}", report.to_text(width()))?;
         writeln!(out, "\nseed {}", report.header.seed)?;
-        for scenario in scenarios::matching(&args.scenario, &[]) {
-            if let Some(cap) = scenario.most_operations().filter(|cap| *cap < args.ops) {
-                writeln!(out, "capped: {} at {cap} operations", scenario.name())?;
-            }
+        for (scenario, cap) in capped(report) {
+            writeln!(out, "capped: {scenario} at {cap} operations")?;
         }
         for cell in report.cells.iter().filter(|cell| cell.is_bad()) {
             writeln!(out, "again: {}", again(report, cell, args))?;
@@ -92,6 +90,20 @@ impl Output {
 
 pub(super) fn create(path: Option<&Path>) -> Result<Option<File>, String> {
     path.map(|path| File::create(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()
+}
+
+/// The scenarios that ran, with fewer operations than were asked for. One that was chosen and ran nowhere is none of them.
+fn capped(report: &Report) -> impl Iterator<Item = (&'static str, u64)> {
+    let ran = |name: &str| {
+        let of_it = report.cells.iter().filter(|cell| cell.scenario == name);
+        of_it
+            .map(|cell| cell.verdict)
+            .any(|verdict| !matches!(verdict, Verdict::Absent | Verdict::NotApplicable))
+    };
+    scenarios::all().filter_map(move |scenario| {
+        let cap = scenario.most_operations().filter(|cap| *cap < report.header.settings.ops)?;
+        ran(scenario.name()).then(|| (scenario.name(), cap))
+    })
 }
 
 /// The command that runs one cell again. A URL may hold a password: it is not repeated.
@@ -128,5 +140,33 @@ pub(super) fn list() {
             Some(cap) => println!("; at most {cap} operations"),
             None => println!(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use session_conformance::RunSettings;
+
+    #[test]
+    fn capped_is_what_ran_with_less() {
+        let report = |ops, verdicts: &[Verdict]| {
+            let mut report = Report::new(1, RunSettings::new(ops, 4, None));
+            for verdict in verdicts {
+                let mut cell = Cell::absent("memory", "");
+                cell.scenario = "fault/lost_reply_is_resolved".to_owned();
+                cell.verdict = *verdict;
+                report.cells.push(cell);
+            }
+            report
+        };
+        let told = |ops, verdicts: &[Verdict]| capped(&report(ops, verdicts)).collect::<Vec<_>>();
+        let it = vec![("fault/lost_reply_is_resolved", 400)];
+        for verdict in [Verdict::Pass, Verdict::Fail, Verdict::Loses, Verdict::Unknown] {
+            assert_eq!(told(401, &[Verdict::Absent, verdict]), it, "{verdict}");
+            assert_eq!(told(400, &[verdict]), [], "{verdict}");
+        }
+        assert_eq!(told(401, &[]), []);
+        assert_eq!(told(401, &[Verdict::Absent, Verdict::NotApplicable]), []);
     }
 }
