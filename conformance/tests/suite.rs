@@ -2,13 +2,18 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
+use async_trait::async_trait;
 use session_conformance::{
     Cell, Instance, Judgement, Report, Strategy, Suite, Trial, Trouble, Verdict,
     scenario::{Batch, Check, Convictor, Findings, Lab, Need, Scenario, Script, Task},
     system::values,
+    wrapper::{Wrapper, wrap},
 };
-use session_core::{Error, ErrorKind, Key, MemoryLock, MemoryStore, Pair};
+use session_core::{
+    Error, ErrorKind, Key, Loaded, LockingStore, MemoryLock, MemoryStore, Pair, Result, StorageKey, Token,
+};
 use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
 
 const MUTANT: Convictor = Convictor::Mutant("of these tests");
 
@@ -257,4 +262,35 @@ async fn the_same_seed_gives_the_same_choices() {
     let drawn = |seed| async move { only(suite("test/draws").seed(seed)).await.detail };
     assert_eq!(drawn(7).await, drawn(7).await);
     assert_ne!(drawn(7).await, drawn(8).await);
+}
+
+/// What it grants is heard of late, as on a machine that stands still just then: the first lease is over by that time.
+#[derive(Debug)]
+struct LateToHear(Arc<dyn LockingStore>);
+
+#[async_trait]
+impl Wrapper for LateToHear {
+    fn inner(&self) -> &Arc<dyn LockingStore> {
+        &self.0
+    }
+
+    async fn acquire_and_load(
+        &self,
+        key: &StorageKey,
+        token: Token,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Loaded> {
+        let loaded = self.0.acquire_and_load(key, token, lease, wait).await;
+        sleep(Duration::from_millis(250)).await;
+        loaded
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_because_the_machine_is_slow_convicts_nobody() {
+    let make = || async { Ok(Instance::new(wrap(LateToHear(Arc::new(MemoryStore::default()))))) };
+    let suite = Suite::new(make).private().strategies([Strategy::Exclusive]);
+    let cell = only(suite.scenarios(["lock/renewal_outlives_the_lease"])).await;
+    assert_eq!(cell.verdict, Verdict::Pass, "{}", cell.detail);
 }

@@ -100,6 +100,29 @@ impl Wrapper for Refuser {
     }
 }
 
+pub(super) fn refuses_renewals(inner: Store) -> Store {
+    wrap(Expiring(inner, Renewed::Lost))
+}
+
+pub(super) fn renews_in_name_only(inner: Store) -> Store {
+    wrap(Expiring(inner, Renewed::Extended))
+}
+
+/// A lease that ends when it was first to end, whatever is said of its renewal.
+#[derive(Debug)]
+struct Expiring(Store, Renewed);
+
+#[async_trait]
+impl Wrapper for Expiring {
+    fn inner(&self) -> &Store {
+        &self.0
+    }
+
+    async fn renew(&self, _: &Grant, _: Duration) -> Result<Renewed> {
+        Ok(self.1)
+    }
+}
+
 pub(super) fn writes_after_the_lease(inner: Store) -> Store {
     wrap(Lenient(inner))
 }

@@ -238,10 +238,22 @@ pub const ALL: &[Mutant] = &[
         over: reads::reads_from_a_replica,
     },
     Mutant {
+        name: "refuses_renewals",
+        wrong: "a lease that is alive is not renewed, and its holder is told so",
+        convicted_by: &["lock/renewal_outlives_the_lease"],
+        over: leases::refuses_renewals,
+    },
+    Mutant {
         name: "refuses_with_nobodys",
         wrong: "the record that a refused write is shown does not say whose session it is",
         convicted_by: &["lifecycle/revoke_all_beats_writers"],
         over: users::refuses_with_nobodys,
+    },
+    Mutant {
+        name: "renews_in_name_only",
+        wrong: "a renewal is acknowledged, and the lease ends when it was to end before",
+        convicted_by: &["lock/renewal_outlives_the_lease"],
+        over: leases::renews_in_name_only,
     },
     Mutant {
         name: "replaces_with_nobodys",

@@ -2,6 +2,7 @@
 
 mod deaf;
 mod holders;
+mod lifeline;
 mod processes;
 mod renewal;
 mod stale;
@@ -66,7 +67,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     )
     .strategies(&[Strategy::LockOnly, Strategy::Exclusive])
     .tasks(2)
-    .limit(Duration::from_secs(60)),
+    .limit(renewal::LIMIT),
     Scenario::new::<waiting::WaitLimitIsKeptAndTyped>(
         "lock/wait_limit_is_kept_and_typed",
         "when lock_wait passes: Busy, or the read-only session if asked for; never an empty one",
