@@ -91,7 +91,7 @@ impl Failure {
     }
 }
 
-/// Of several errors (a transaction's) the first.
+/// Of several errors the first.
 fn code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     errors.first().map(|(_, error)| error.code().to_owned())
