@@ -1,7 +1,7 @@
 //! The server process: the same little app, without sessions, with ours, and with the peer's.
 
 use crate::Result;
-use axum::{Router, routing::get};
+use axum::{Router, extract::Path, routing::get};
 use session_store::{Key, Sessions};
 use session_tower::{
     CookieConfig, ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionLayer,
@@ -14,6 +14,8 @@ use std::{
 use tower_sessions_redis_store::{RedisStore, fred::prelude::*};
 
 const COUNT: Key<u64> = Key::new("count");
+/// As many long writers, each with a key of its own.
+pub(crate) const TEN: usize = 10;
 const WORK: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_millis(200);
 
@@ -67,10 +69,18 @@ pub(crate) async fn run(url: &str) -> Result {
             }),
         )
         .route(
-            "/long/write",
-            get(async |session: Session| {
+            "/long/write/{n}",
+            get(async |Path(n): Path<usize>, session: Session| {
                 tokio::time::sleep(LONG).await;
-                Ok::<_, Rejection>(session.update(COUNT, |n| *n += 1)?)
+                Ok::<_, Rejection>(session.update(key(n), |n| *n += 1)?)
+            }),
+        )
+        .route(
+            "/long/kept",
+            get(async |session: ReadSession| {
+                let kept =
+                    (0..TEN).map(|n| session.get(key(n))).collect::<session_store::Result<Vec<_>>>()?;
+                Ok::<_, Rejection>(text(Some(kept.into_iter().flatten().sum())))
             }),
         )
         .layer(SessionLayer::new(sessions).cookie(CookieConfig::insecure("ours"))?);
@@ -80,6 +90,11 @@ pub(crate) async fn run(url: &str) -> Result {
     println!("{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())
+}
+
+fn key(n: usize) -> Key<u64> {
+    const NAMES: [&str; TEN] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    Key::new(NAMES[n % TEN])
 }
 
 fn text(count: Option<u64>) -> String {

@@ -33,6 +33,7 @@ on_each_backend!(
     read_and_written_without_it_is_kept_or_refused,
     exclusive_excludes_across_servers,
     carts_keep_what_each_request_adds,
+    writers_of_different_keys_run_in_parallel,
     readers_run_in_parallel,
     readers_pass_a_holder,
     a_stale_holder_is_refused,
@@ -156,6 +157,42 @@ async fn carts_keep_what_each_request_adds<B: Backend>() {
     let mut cart = site.stored_value(&client, CART).await.unwrap();
     cart.sort_unstable();
     assert_eq!(cart, (0..10).collect::<Vec<_>>());
+}
+
+async fn writers_of_different_keys_run_in_parallel<B: Backend>() {
+    const KEYS: [Key<usize>; 10] = [
+        Key::new("0"),
+        Key::new("1"),
+        Key::new("2"),
+        Key::new("3"),
+        Key::new("4"),
+        Key::new("5"),
+        Key::new("6"),
+        Key::new("7"),
+        Key::new("8"),
+        Key::new("9"),
+    ];
+    let barrier = Arc::new(Barrier::new(10));
+    let write = move |Path(n): Path<usize>, session: Session| async move {
+        session.insert(KEYS[n], &n)?;
+        barrier.wait().await; // queued, none of them would come out
+        Ok::<_, Rejection>(())
+    };
+    let site = Site::<B>::start(move |layer| {
+        Router::new().route("/start", get(start)).route("/write/{n}", get(write.clone())).layer(layer)
+    })
+    .await;
+    let client = Client::default();
+    client.get(&site.a, "/start").await;
+    let replies = join_all((0..10).map(|n| {
+        let (client, site) = (&client, &site);
+        async move { client.get(site.either(n), &format!("/write/{n}")).await.status }
+    }))
+    .await;
+    assert_eq!(replies, [StatusCode::OK; 10]);
+    for (n, key) in KEYS.into_iter().enumerate() {
+        assert_eq!(site.stored_value(&client, key).await, Some(n));
+    }
 }
 
 async fn readers_run_in_parallel<B: Backend>() {
