@@ -193,7 +193,8 @@ pub struct Capabilities {
     pub fencing: bool,
     /// The longest `Put::data`, in bytes.
     pub max_value: usize,
-    /// What `ttl` is rounded up to.
+    /// What a `ttl` or a lease is rounded up to. Nothing ends before its time is over; it may take up to three of these longer, where a
+    /// clock ticks in steps of this and now and then leaves one out.
     pub ttl_resolution: Duration,
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct ServerClock {
     pub(crate) at: Instant,
 }
 
+/// How many seconds shorter than its number an item's life may be: the server's second that it begins in has begun already; and
+/// the server's clock is set by a timer that is a little late each time, so that every few minutes it leaves a second out.
+pub(crate) const SHORT: u64 = 2;
+
 impl ServerClock {
     /// Milliseconds since 1970, up to a second behind.
     pub(crate) fn now(&self) -> u64 {
@@ -79,11 +83,11 @@ impl ServerClock {
         self.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// `ttl` as memcached wants it. Rounded up, and one second more: the server's seconds tick on their own, so that *n* of
-    /// them last between *n* - 1 and *n*. What the protocol has no date for (after 2038) does not expire: never early.
+    /// `ttl` as memcached wants it: rounded up, and as much more as the server's seconds may be [`SHORT`] of. What the protocol has no
+    /// date for (after 2038) does not expire: never early.
     pub(crate) fn exptime(&self, ttl: Duration) -> u32 {
         const NEVER: u32 = 0;
-        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).saturating_add(1);
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).saturating_add(SHORT);
         if seconds <= RELATIVE {
             return u32::try_from(seconds).unwrap_or(NEVER);
         }
@@ -185,13 +189,13 @@ mod tests {
         let clock = ServerClock { said: 1_800_000_000, at: Instant::now() };
         let day = 24 * 3600;
         for (ttl, expected) in [
-            (Duration::ZERO, 1),
-            (Duration::from_millis(1), 2),
-            (Duration::from_secs(1), 2),
-            (Duration::from_millis(1001), 3),
-            (Duration::from_secs(30 * day - 1), 30 * 86400),
-            (Duration::from_secs(30 * day), 1_800_000_001 + 30 * 86400 + 1),
-            (Duration::from_secs(400 * day), 1_800_000_001 + 400 * 86400 + 1),
+            (Duration::ZERO, 2),
+            (Duration::from_millis(1), 3),
+            (Duration::from_secs(1), 3),
+            (Duration::from_millis(1001), 4),
+            (Duration::from_secs(30 * day - 2), 30 * 86400),
+            (Duration::from_secs(30 * day - 1), 1_800_000_001 + 30 * 86400 + 1),
+            (Duration::from_secs(400 * day), 1_800_000_001 + 400 * 86400 + 2),
             (Duration::from_secs(20 * 365 * day), 0),
             (Duration::MAX, 0),
         ] {
@@ -199,7 +203,7 @@ mod tests {
         }
         tokio::time::advance(Duration::from_millis(2500)).await;
         assert_eq!(clock.now(), 1_800_000_002_500);
-        assert_eq!(clock.exptime(Duration::from_secs(31 * day)), 1_800_000_003 + 31 * 86400 + 1);
+        assert_eq!(clock.exptime(Duration::from_secs(31 * day)), 1_800_000_003 + 31 * 86400 + 2);
         assert_eq!(clock.end_of(Duration::MAX), u64::MAX);
     }
 

@@ -67,7 +67,7 @@
 //! meanwhile. When it comes back empty its sessions are `Missing`.
 //!
 //! # Times and sizes
-//! memcached counts whole seconds: times to live and leases are rounded up so that nothing ends early, and end up to two seconds late.
+//! memcached counts whole seconds: times to live and leases are rounded up so that nothing ends early, and end up to three seconds late.
 //! Those over 30 days are sent as dates, by the *server's* clock as it told at connect; what ends after 2038 does not expire by itself.
 //! The maximum lifetime of a session is kept by the portable part, by the clock of the application's machine.
 //!

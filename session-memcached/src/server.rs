@@ -2,7 +2,7 @@
 
 use crate::{
     config::{MemcachedConfig, Node},
-    connection::{ConnectError, Connection, Connector, Facts},
+    connection::{ConnectError, Connection, Connector, Facts, SHORT},
     exchange::{Asked, Look, WrittenAndFreed, WrittenAndRead},
     fault::Fault,
     hints::{Hint, Ticks},
@@ -117,7 +117,7 @@ impl Lease<'_> {
     /// What is left of an item whose header says when it `ends`, in the contract's terms: without what rounding up added.
     pub(crate) fn left(&self, item: &Item, ends: u64) -> Result<Duration> {
         match item.left.map(u64::try_from) {
-            Some(Ok(seconds)) => Ok(Duration::from_secs(seconds.saturating_sub(1))),
+            Some(Ok(seconds)) => Ok(Duration::from_secs(seconds.saturating_sub(SHORT))),
             // It was there a moment ago, whatever two clocks make of it.
             Some(Err(_)) | None => {
                 let left = ends.saturating_sub(self.facts()?.clock.now());

@@ -115,6 +115,7 @@ mod limits;
 mod lock;
 
 use crate::scenario::Scenario;
+use std::time::Duration;
 
 /// The groups, in the order of the matrix.
 const GROUPS: &[&[Scenario]] = &[
@@ -150,6 +151,12 @@ fn matches(pattern: &str, text: &str) -> bool {
             (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| matches(rest, &text[at..]))
         }),
     }
+}
+
+/// How long after its end a record or a lease may be there: rounded up, and by a clock that ticks in steps of this, of which one may
+/// be left out.
+fn late(resolution: Duration) -> Duration {
+    3 * resolution
 }
 
 #[cfg(test)]

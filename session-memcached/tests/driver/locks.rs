@@ -362,6 +362,6 @@ async fn who_no_longer_waits_is_not_waited_for() {
         let start = Instant::now();
         let granted = one.acquire(&key, new_token(), LEASE, LEASE).await.unwrap();
         assert!(matches!(granted, Acquired::Granted(_)), "{granted:?}");
-        assert!(start.elapsed() < 3 * RESOLUTION, "{:?}", start.elapsed());
+        assert!(start.elapsed() < 4 * RESOLUTION, "{:?}", start.elapsed());
     }
 }

@@ -1,6 +1,6 @@
 //! The two lifetimes of a session: the idle one, which slides, and the maximum, which does not.
 
-use super::{SKEW, micros};
+use super::{super::late, SKEW, micros};
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task},
@@ -25,7 +25,7 @@ impl Lifetimes {
         let resolution = store.capabilities().ttl_resolution;
         let idle = Duration::from_millis(500).max(resolution);
         // Between the end of one that is left alone, however it is rounded, and this there are some uses that show that it slid.
-        let most = Duration::from_millis(1200).max(idle + 2 * resolution + 4 * PACE);
+        let most = Duration::from_millis(1200).max(idle + late(resolution) + 4 * PACE);
         Self { idle, most, resolution }
     }
 
@@ -89,7 +89,7 @@ impl IdleSlidesCapDoesNot {
     async fn use_it(task: &Task<Did>, which: usize, id: &Id) -> Trial {
         let times = Lifetimes::on(task.store());
         let (system, session) = (times.system(task)?, Self::session(task.across(), which));
-        let grace = 2 * times.resolution + 2 * SKEW;
+        let grace = late(times.resolution) + 2 * SKEW;
         if USES[which] == Use::LeftAlone {
             Self::read(task, &system, session, id).await?;
             sleep(times.idle + grace).await;
@@ -197,7 +197,7 @@ impl Life {
     fn goes_on(&mut self, did: Did, used: Use, at: (u64, u64), proofs: &mut Proofs) -> Option<String> {
         let (start, end) = at;
         let Lifetimes { idle: unused, most, resolution } = self.times;
-        let grace = micros(2 * resolution + SKEW);
+        let grace = micros(late(resolution) + SKEW);
         let (there, slides) = match did {
             Did::Create => return None,
             Did::Write { there } => (there, micros(unused)),

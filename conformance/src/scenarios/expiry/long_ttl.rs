@@ -1,6 +1,6 @@
 //! Sessions that live for months. memcached takes more than 30 days for a date, in 1970.
 
-use super::micros;
+use super::{super::late, micros};
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task},
@@ -98,7 +98,7 @@ impl Script for LongTtlIsKept {
     }
 
     async fn judge(lab: &Lab, plan: &Vec<Id>, found: &Findings<Did>) -> Trial<Judgement> {
-        let tolerance = micros(TOLERANCE + 2 * lab.capabilities().ttl_resolution);
+        let tolerance = micros(TOLERANCE + late(lab.capabilities().ttl_resolution));
         let mut judgement = found.judgement();
         for record in 0..plan.len() {
             let (way, ttl) = Self::of(record);

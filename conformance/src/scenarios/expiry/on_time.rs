@@ -1,6 +1,6 @@
 //! Records around the end of their time.
 
-use super::{SKEW, micros};
+use super::{super::late, SKEW, micros};
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Operation, Script, Task},
@@ -159,7 +159,7 @@ impl Script for ExpiresOnTime {
         task.barrier("set").await?;
 
         // The longest lives twice as long, and began before this barrier opened.
-        let end = Instant::now() + 2 * ttl + 2 * resolution + 2 * SKEW;
+        let end = Instant::now() + 2 * ttl + late(resolution) + 2 * SKEW;
         while Instant::now() < end {
             for way in 0..WAYS.len() {
                 Record::new(task, plan, task.across(), way)?.load().await?;
@@ -182,7 +182,7 @@ impl Script for ExpiresOnTime {
     }
 
     async fn judge(lab: &Lab, plan: &Vec<Id>, found: &Findings<Sight>) -> Trial<Judgement> {
-        let grace = micros(2 * lab.capabilities().ttl_resolution + SKEW);
+        let grace = micros(late(lab.capabilities().ttl_resolution) + SKEW);
         let mut judgement = found.judgement();
         let (mut alive, mut dead) = (0, 0);
         for record in 0..plan.len() {

@@ -1,5 +1,6 @@
 //! Sweeping among the living.
 
+use super::super::late;
 use crate::{
     Judgement,
     scenario::{Findings, Lab, Script, Task},
@@ -105,7 +106,7 @@ impl Worker<'_> {
         for round in 0..RENEWED {
             let (key, record) = (self.key(LIVING + round)?, self.record(LIVING + round));
             self.insert(&key, &put("expired", SHORT)).await?;
-            sleep(SHORT + 2 * resolution + Duration::from_millis(2)).await;
+            sleep(SHORT + late(resolution) + Duration::from_millis(2)).await;
             task.attempt(record, "new".to_owned(), self.insert(&key, &put("new", LONG))).await;
 
             let number = 1 + round % (LIVING - 1);

@@ -1,5 +1,6 @@
 //! Moving the expiry, and nothing else.
 
+use super::super::late;
 use crate::{
     Judgement,
     scenario::{Batch, Findings, Lab, Script, Task},
@@ -130,7 +131,7 @@ impl Script for TouchKeepsDataAndVersion {
 
 /// The same with nobody in the way, where each answer is certain.
 async fn quietly(lab: &Lab, key: &StorageKey, mut judgement: Judgement) -> Trial<Judgement> {
-    let (store, grace) = (lab.store(), 2 * lab.capabilities().ttl_resolution);
+    let (store, grace) = (lab.store(), late(lab.capabilities().ttl_resolution));
     let first = load(store, key).await?;
     let touched = store.touch(key, first.version, 2 * TTL).await?;
     let second = load(store, key).await?;

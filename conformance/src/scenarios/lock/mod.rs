@@ -10,6 +10,7 @@ mod stale_driver;
 mod waiters;
 mod waiting;
 
+use super::late;
 use crate::{
     Judgement, Strategy,
     scenario::{Convictor, Findings, Lab, Need, Scenario, Task},
@@ -104,9 +105,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 /// How much later than it should a thing may happen on a busy machine before it is called too late.
 const LATE: Duration = Duration::from_secs(3);
 
-/// When a lease is surely over: a backend may round it up, as it does a ttl.
+/// When a lease is surely over: a backend may be late with it, as with a ttl.
 fn surely_over(lease: Duration, capabilities: Capabilities) -> Duration {
-    lease + 2 * capabilities.ttl_resolution
+    lease + late(capabilities.ttl_resolution)
 }
 
 /// Asks for a lock until it is granted; `None` when it was not for `limit`.
