@@ -4,6 +4,11 @@ use axum::Router;
 use session_store::Store;
 use std::error::Error;
 
+/// What a newcomer copies must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 /// What an example ends with.
 pub type Result<T = (), E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 

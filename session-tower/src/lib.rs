@@ -44,9 +44,9 @@
 //!
 //! # Without TLS: development
 //!
-//! The cookie is `Secure`, and its name `__Host-id` demands that. Over plain http some browsers take such a cookie from `localhost` (Chrome,
-//! Firefox), some do not (Safari), and none does from another host, such as your machine seen by your phone. It is dropped without a word:
-//! every request begins with an empty session. So turn it off where you develop, and only there:
+//! The cookie is `Secure`, and its name `__Host-id` demands that. Over plain http some browsers take such a cookie from `localhost` (Chrome
+//! does), some do not (Safari), and none does from another host, such as your machine seen by your phone. It is dropped without a word:
+//! every request begins with an empty session. So turn `Secure` off where you develop, and only there:
 //!
 //! ```
 //! use session_tower::{CookieConfig, SessionLayer};

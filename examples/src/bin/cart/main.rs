@@ -17,8 +17,10 @@ use axum::{
     routing::{get, post},
 };
 use serde::Deserialize;
-use session_store::{Key, Sessions, Store};
-use session_tower::{CookieConfig, ExclusiveSession, ReadSession, Rejection, Session, SessionLayer};
+use session_store::{
+    Key, Sessions, Store,
+    http::{CookieConfig, ExclusiveSession, ReadSession, Rejection, Session, SessionLayer},
+};
 use std::time::Duration;
 
 const CART: Key<Vec<u32>> = Key::new("cart");

@@ -15,9 +15,11 @@ use axum::{
     routing::{get, post},
 };
 use serde::Deserialize;
-use session_store::{Key, Sessions};
-use session_tower::{
-    CookieConfig, ReadSession, Rejection, RetryLayer, Session, SessionHandle, SessionLayer, csrf, flash,
+use session_store::{
+    Key, Sessions,
+    http::{
+        CookieConfig, ReadSession, Rejection, RetryLayer, Session, SessionHandle, SessionLayer, csrf, flash,
+    },
 };
 use std::time::Duration;
 
