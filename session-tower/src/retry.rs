@@ -26,7 +26,12 @@
 //! # }
 //! ```
 
-use crate::{Failure, Rejection, SessionHandle, detach::to_the_end, layer::keeps, slot::Slot};
+use crate::{
+    Failure, Rejection, SessionHandle,
+    detach::to_the_end,
+    layer::keeps,
+    slot::{Slot, was_beaten},
+};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::UPGRADE};
 use http_body::Body;
@@ -155,8 +160,8 @@ where
         let response = inner.call(Request::from_parts(parts.clone(), A::from(body.clone()))).await?;
         let settled = settle(&slot, keeps(&response)).await;
         let refused = match &settled {
-            Ok(()) => response.extensions().get().is_some_and(|failure: &Failure| failure.is_conflict()),
-            Err(error) => error.is_conflict(),
+            Ok(()) => response.extensions().get().is_some_and(|failure: &Failure| was_beaten(failure)),
+            Err(error) => was_beaten(error),
         };
         if !(refused && attempt < settings.attempts && slot.start_again(attempt >= WITHOUT_LOCK)) {
             return Ok(match settled {

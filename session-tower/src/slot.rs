@@ -220,7 +220,7 @@ impl Slot {
     pub(crate) async fn commit(&self, session: &session_core::Session) -> Result<()> {
         self.bind(session)?;
         let committed = session.commit().await;
-        if committed.as_ref().is_err_and(Error::is_conflict) {
+        if committed.as_ref().is_err_and(was_beaten) {
             self.state().conflicted = true;
         }
         committed
@@ -334,6 +334,12 @@ fn discard(session: &session_core::Session) {
     if session.is_open() {
         session.discard();
     }
+}
+
+/// Whether nothing was stored because of another request: what does nothing but change the session may run again. A lock that was taken
+/// for such a run can be lost, too, to a write without a lock where nothing fences, and to a machine that stands still.
+pub(crate) fn was_beaten(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Conflict | ErrorKind::LockLost) && error.effect() == Effect::None
 }
 
 /// Opening stores nothing, and a lock that may have been granted is released: whatever the driver knows, it may be tried again.

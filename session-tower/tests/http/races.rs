@@ -78,7 +78,10 @@ async fn eight_at_once<B: Backend>(site: &Site<B>, client: &Client, path: &str) 
         for reply in replies {
             match reply.status {
                 StatusCode::OK => acknowledged += 1,
-                status => assert_eq!(status, StatusCode::CONFLICT, "{}", reply.body),
+                status => {
+                    assert_eq!(status, StatusCode::CONFLICT, "{}", reply.body);
+                    println!("refused: {}", reply.body); // shown when a test fails
+                }
             }
         }
     }
