@@ -4,6 +4,7 @@ use crate::{
     backends::{Backend, on_each_backend},
     support::{Client, Gate, LONG, Site},
 };
+use async_trait::async_trait;
 use axum::{
     Router,
     extract::Path,
@@ -12,7 +13,8 @@ use axum::{
 use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use http_body_util::StreamBody;
-use session_core::{Key, MemoryLock, Pair, Sessions};
+use session_conformance::wrapper::{Wrapper, wrap};
+use session_core::{Grant, Key, LockingStore, MemoryLock, Pair, Put, Released, Replaced, Sessions, Version};
 use session_tower::{ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionLayer};
 use std::{
     sync::{
@@ -404,4 +406,61 @@ async fn an_exclusive_handler_never_runs_again() {
     assert_eq!(runs.load(SeqCst), 1);
     let stored = sessions.read(&client.id().unwrap()).await.unwrap().unwrap();
     assert_eq!((stored.get(COUNT).unwrap(), stored.get(NAME).unwrap()), (Some(1), None));
+}
+
+/// The first holder who writes is told that its lease is over, and it is.
+#[derive(Debug)]
+struct LosesOneLock(Arc<dyn LockingStore>, AtomicUsize);
+
+#[async_trait]
+impl Wrapper for LosesOneLock {
+    fn inner(&self) -> &Arc<dyn LockingStore> {
+        &self.0
+    }
+
+    async fn replace_and_release(
+        &self,
+        grant: &Grant,
+        expected: Version,
+        put: &Put,
+    ) -> session_core::Result<Replaced> {
+        if self.1.fetch_add(1, SeqCst) == 0 {
+            assert_eq!(self.0.release(grant).await?, Released::Freed);
+        }
+        self.0.replace_and_release(grant, expected, put).await
+    }
+}
+
+/// It was the layer that took the lock, and the handler did nothing but change the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_runs_again_when_the_lock_of_its_rerun_is_lost() {
+    let runs = Arc::<AtomicUsize>::default();
+    let ran = Arc::clone(&runs);
+    let unlucky = move |session: Session, handle: session_tower::SessionHandle| async move {
+        let count = session.get(COUNT)?.unwrap_or(0);
+        if ran.fetch_add(1, SeqCst) < 2 {
+            let id = session.id().unwrap();
+            handle.sessions().update(&id, |other| other.update(COUNT, |count| *count += 1)).await?;
+        }
+        session.insert(COUNT, &(count + 100))?;
+        Ok::<_, Rejection>(())
+    };
+    let store = wrap(LosesOneLock(Arc::new(session_core::MemoryStore::default()), AtomicUsize::new(0)));
+    let sessions = Sessions::builder(store).build().unwrap();
+    let app = Router::new()
+        .route("/start", get(start))
+        .route("/", get(unlucky))
+        .layer(RetryLayer::default())
+        .layer(SessionLayer::new(sessions.clone()));
+    let server = crate::support::Server::start(app).await;
+    let client = Client::default();
+    client.get(&server, "/start").await;
+    assert_eq!(client.get(&server, "/").await.status, StatusCode::OK);
+    assert_eq!(
+        runs.load(SeqCst),
+        4,
+        "twice without the lock, once with one that is lost, once with one that stays"
+    );
+    let stored = sessions.read(&client.id().unwrap()).await.unwrap().unwrap();
+    assert_eq!(stored.get(COUNT).unwrap(), Some(102));
 }
