@@ -59,8 +59,9 @@ pub struct Process {
     watchdog: Child,
 }
 
-/// Waits for the end of its input, then kills the process that it was given. What is meant for the owner does not end it first.
-const WATCHDOG: &str = "trap '' HUP INT TERM; read -r _; kill -9 \"$0\"";
+/// Waits for the end of its input, then kills the process that it was given, with its children: those of PostgreSQL would end by
+/// themselves, but not while they are stopped. What is meant for the owner does not end it first.
+const WATCHDOG: &str = r#"trap '' HUP INT TERM; read -r _; kill -9 "$0" $(cat /proc/"$0"/task/*/children)"#;
 
 impl Process {
     /// Starts it, without standard input.
@@ -186,6 +187,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{BufRead as _, BufReader},
+        time::Instant,
+    };
 
     #[test]
     fn a_process_does_not_outlive_its_owner() {
@@ -193,5 +198,24 @@ mod tests {
         drop(process.watchdog.stdin.take()); // what the end of this program would do
         let status = process.child.wait().expect("it is ours");
         assert!(!status.success(), "it slept to its end");
+    }
+
+    #[test]
+    fn neither_does_its_stopped_child() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 20 & kill -STOP $!; echo $!; wait"]).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command).expect("a process");
+        let mut child = String::new();
+        let out = process.child.stdout.as_mut().expect("it says its child");
+        BufReader::new(out).read_line(&mut child).expect("a line");
+        let stat = format!("/proc/{}/stat", child.trim());
+        drop(process.watchdog.stdin.take());
+        process.child.wait().expect("it is ours");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Gone, or dead and not yet fetched by whoever inherits it.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(Instant::now() < deadline, "it outlives both");
+            std::thread::yield_now();
+        }
     }
 }
