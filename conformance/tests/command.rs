@@ -320,7 +320,7 @@ fn broken_off(args: &[&str], name: &str, state: &str, signal: Signal) {
         }
         assert!(command.try_wait().expect("it is ours").is_none(), "it ended before {name} was {state}");
         assert!(Instant::now() < deadline, "{name} was never {state}: {children:?}");
-        sleep(Duration::from_millis(2));
+        sleep(Duration::from_millis(2)); // nothing tells when a process of another's is stopped: it is looked for
     };
     kill_process(Pid::from_child(&command), signal).expect("it runs");
     let status = command.wait().expect("it is ours");

@@ -50,8 +50,8 @@ use tower_service::Service;
 /// After so many runs the next ones take the session's lock: then it is their turn for certain.
 const WITHOUT_LOCK: u32 = 2;
 
-/// Runs a handler again when its commit conflicted with another request's, on fresh data. To be put inside of
-/// [`SessionLayer`](crate::SessionLayer), around the routes that are to have it.
+/// Runs a handler again, on fresh data, when its commit stored nothing because of another request's: a conflict, or the loss of the lock
+/// that this layer took for the run. To be put inside of [`SessionLayer`](crate::SessionLayer), around the routes that are to have it.
 ///
 /// Only for handlers that do nothing but change the session: what else they do, they do once more. A handler that asked for the session
 /// exclusively is never run again, nor one whose body is larger than [`max_body`](Self::max_body) or of unknown length, nor an upgrade.
