@@ -5,6 +5,10 @@
 //! with a short lease in which that one has to claim it. It is deleted when nobody waits. So waiters are served in turn, and one who
 //! died costs the others the time to claim at most. When the item expires or is evicted its queue goes with it: who waited
 //! comes again.
+//!
+//! A queue that changes writes the holder's item, and memcached cannot do that without setting its expiry, in whole seconds from now. So
+//! nobody joins or leaves the queue of a lease that is over: the item of a dead holder would live for as long as waiters
+//! come and go.
 
 use crate::{
     exchange::{Asked, Look, Sight},
@@ -192,13 +196,18 @@ impl<'a> Attempt<'a> {
         Ok((swapped? == Swapped::Done).then(|| item.into()))
     }
 
+    /// Whether a lease is over, and only the item is left of it: see the [module](self).
+    fn is_over(&self, state: &State) -> Result<bool> {
+        Ok(self.lease.facts()?.clock.now() >= state.ends)
+    }
+
     /// Waits in the queue from now on, behind those who are there.
     pub(crate) async fn join(&mut self, state: &State) -> Result<Joined> {
         if let Some(place) = state.place_of(self.token) {
             return Ok(Joined::At(place));
         }
         let place = state.queue.len();
-        if place >= LONGEST_QUEUE {
+        if place >= LONGEST_QUEUE || self.is_over(state)? {
             return Ok(Joined::At(place));
         }
         let queue = [&state.queue[..], &[*self.token]].concat();
@@ -263,7 +272,9 @@ impl<'a> Attempt<'a> {
                 }
             };
             (swapped, Released::Freed)
-        } else if let Some(place) = state.place_of(self.token) {
+        } else if let Some(place) = state.place_of(self.token)
+            && !self.is_over(&state)?
+        {
             let mut queue = state.queue;
             queue.remove(place);
             let value = self.value(&state.holder, state.ends, &queue);

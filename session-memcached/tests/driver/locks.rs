@@ -10,7 +10,10 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
 
 const WAITERS: usize = 80;
 
@@ -91,6 +94,40 @@ async fn a_lease_ends_by_itself_and_its_holder_frees_nobody_elses() {
             assert_eq!(store.renew(&old, LEASE).await.unwrap(), Renewed::Lost);
             assert_held(&store, &key).await;
             release(&store, &new).await;
+        });
+    }
+    while let Some(done) = waits.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dead_holders_lease_ends_also_while_waiters_come_and_go() {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let server = with_server!();
+    let mut waits = JoinSet::new();
+    for protocol in BOTH {
+        let store = Arc::new(store(&server, protocol).await);
+        waits.spawn(async move {
+            let (key, lease) = (new_key(), Duration::from_secs(1));
+            let dead = store.acquire(&key, new_token(), lease, Duration::ZERO).await.unwrap();
+            assert!(matches!(dead, Acquired::Granted(_)));
+            let mut waiters = JoinSet::new();
+            for waiter in 0..4 {
+                let store = Arc::clone(&store);
+                waiters.spawn(async move {
+                    sleep(PATIENCE / 4 * waiter).await; // so that one of them is there at any time
+                    loop {
+                        let asked = store.acquire(&key, new_token(), LEASE, PATIENCE).await.unwrap();
+                        if let Acquired::Granted(grant) = asked {
+                            return grant;
+                        }
+                    }
+                });
+            }
+            let served = timeout(lease + 4 * RESOLUTION, waiters.join_next()).await;
+            let grant = served.expect("the lease of the dead is over").unwrap().unwrap();
+            release(&store, &grant).await;
         });
     }
     while let Some(done) = waits.join_next().await {
