@@ -1,4 +1,5 @@
-//! The cost of a request over one without a session: one client, keep-alive, all routes in turn, so that what disturbs one disturbs all.
+//! The cost of a request over one without a session: one client, keep-alive, all routes in turn, so that what
+//! disturbs one disturbs all.
 
 use crate::{Result, client::Connection, server::Server};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Eight requests of one session at once, from two server processes: what is acknowledged, what is there, and how long it takes.
+//! Eight requests of one session at once, from two server processes: what is acknowledged, what is there, and
+//! how long it takes.
 
 use crate::{
     Result,
@@ -53,7 +54,8 @@ pub(crate) fn run(url: &str) -> Result {
     Ok(())
 }
 
-/// How many were answered with 200, what `value` says in the end, and how long the rounds took. The path is each client's own.
+/// How many were answered with 200, what `value` says in the end, and how long the rounds took. The path is
+/// each client's own.
 fn race(
     servers: &[Server],
     app: &str,

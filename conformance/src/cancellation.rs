@@ -1,7 +1,8 @@
 //! Every future of the public interface, dropped at every await point.
 //!
-//! A request can end at any time: its client goes away, its deadline comes. Whatever it was waiting for then, no lock may stay, no
-//! waiter may block the queue, and the session must be as it was before or as it was to become.
+//! A request can end at any time: its client goes away, its deadline comes. Whatever it was waiting for then,
+//! no lock may stay, no waiter may block the queue, and the session must be as it was before or as it was to
+//! become.
 //!
 //! ```
 //! use session_conformance::cancellation::{Bounds, drop_everywhere};
@@ -31,8 +32,8 @@ use tokio::time::{Instant, sleep};
 pub struct Bounds {
     /// How long a lease is.
     pub lease: Duration,
-    /// How long after the drop the lock must be free. More than a lease proves the contract of a driver, much less that what is
-    /// left is released in the background.
+    /// How long after the drop the lock must be free. More than a lease proves the contract of a driver, much
+    /// less that what is left is released in the background.
     pub free_within: Duration,
 }
 
@@ -52,7 +53,8 @@ const COUNT: Key<u64> = Key::new("count");
 /// More await points than any of these futures has.
 const TOO_MANY: usize = 2_000;
 
-/// Drops each future after its first, second, third … await, with a session of its own each time, until it comes to its end.
+/// Drops each future after its first, second, third … await, with a session of its own each time, until it
+/// comes to its end.
 ///
 /// Every call of the store waits three times before its effect and three times after it.
 ///

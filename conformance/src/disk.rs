@@ -3,7 +3,8 @@
 use session_core::{LockingStore, Result};
 use std::{fmt::Debug, io, sync::Arc};
 
-/// A disk with a store on it, which some scenarios are hard on: see [`Instance::disks`](crate::Instance::disks).
+/// A disk with a store on it, which some scenarios are hard on: see
+/// [`Instance::disks`](crate::Instance::disks).
 pub trait Disk: Debug + Send + Sync {
     /// How the store is told to keep data, for the report.
     fn name(&self) -> String;
@@ -38,7 +39,8 @@ pub enum Fault {
     ForGood,
 }
 
-/// What is lost with the power: what a file system owes is a promise about what was synced, and none about the rest.
+/// What is lost with the power: what a file system owes is a promise about what was synced, and none about
+/// the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Names and data that were not synced.

@@ -19,12 +19,13 @@ pub struct Instance {
     pub store: Arc<dyn LockingStore>,
     /// Dropped at the end of the scenario: cleans up.
     pub guard: Box<dyn Any + Send>,
-    /// What restarts, pauses and cuts its server, where there is one. Without it the scenarios that do so are `absent`.
+    /// What restarts, pauses and cuts its server, where there is one. Without it the scenarios that do so are
+    /// `absent`.
     pub control: Option<Arc<dyn ServerControl>>,
     /// How a worker process finds the same store: a path, a URL, whatever the worker's `connect` understands.
     pub address: Option<String>,
-    /// For a store that keeps files: one disk for each way in which it can be told to keep them, to be treated badly. Without any, the
-    /// scenarios that do so are `absent`.
+    /// For a store that keeps files: one disk for each way in which it can be told to keep them, to be
+    /// treated badly. Without any, the scenarios that do so are `absent`.
     pub disks: Vec<Arc<dyn Disk>>,
 }
 

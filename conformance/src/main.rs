@@ -17,7 +17,8 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(cli::main());
-    // Tasks that were broken off still have their part of a server or a directory: dropped here, it is the last one.
+    // Tasks that were broken off still have their part of a server or a directory: dropped here, it is the
+    // last one.
     runtime.shutdown_timeout(PATIENCE);
     std::process::exit(code)
 }

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 
 /// How a request uses a session.
 ///
-/// The first two are controls: what handlers of other systems do. They exist in this suite alone, and they must lose where a scenario
-/// names them as its convictor.
+/// The first two are controls: what handlers of other systems do. They exist in this suite alone, and they
+/// must lose where a scenario names them as its convictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {

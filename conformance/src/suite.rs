@@ -98,8 +98,9 @@ impl Suite {
         self
     }
 
-    /// The program whose processes are the workers: one that calls [`worker::serve`](crate::worker::serve). The instances say by
-    /// [`Instance::address`] where it finds the store. Without workers, cells of several processes are `absent`.
+    /// The program whose processes are the workers: one that calls [`worker::serve`](crate::worker::serve).
+    /// The instances say by [`Instance::address`] where it finds the store. Without workers, cells of several
+    /// processes are `absent`.
     pub fn workers(mut self, program: Program) -> Self {
         self.sharing = Sharing::Workers(program);
         self
@@ -147,14 +148,15 @@ impl Suite {
         self
     }
 
-    /// Further scenarios, of one's own. Workers must know them, too: [`worker::serve_with`](crate::worker::serve_with).
+    /// Further scenarios, of one's own. Workers must know them, too:
+    /// [`worker::serve_with`](crate::worker::serve_with).
     pub fn also(mut self, scenarios: &'static [Scenario]) -> Self {
         self.further = scenarios;
         self
     }
 
-    /// How to make an instance for the scenarios that need one of its own: with [replicas](Need::Replicas), with [little
-    /// memory](Need::LittleMemory). Without it, their cells are `absent`.
+    /// How to make an instance for the scenarios that need one of its own: with [replicas](Need::Replicas),
+    /// with [little memory](Need::LittleMemory). Without it, their cells are `absent`.
     pub fn special<F>(mut self, need: Need, make: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Instance>> + Send + 'static,
@@ -299,7 +301,8 @@ struct Planned {
     without: Option<(Verdict, &'static str)>,
 }
 
-/// The seed of a cell: of the run's and of the cell's name, so that it does not depend on what else was chosen (FNV-1a).
+/// The seed of a cell: of the run's and of the cell's name, so that it does not depend on what else was
+/// chosen (FNV-1a).
 fn seed_of(seed: u64, names: &[&str], processes: usize) -> u64 {
     let bytes = names.iter().flat_map(|name| name.bytes().chain([0])).chain([processes.to_le_bytes()[0]]);
     bytes.fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {

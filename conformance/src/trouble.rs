@@ -9,7 +9,8 @@ pub type Trial<T = ()> = Result<T, Trouble>;
 
 /// Why a scenario could not be carried to its end.
 ///
-/// Operations under test never end in one: their failures are recorded and judged. See [`Task::attempt`](crate::scenario::Task::attempt).
+/// Operations under test never end in one: their failures are recorded and judged. See
+/// [`Task::attempt`](crate::scenario::Task::attempt).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trouble {
     /// The backend did what it must not, hanging included: the claim is broken.
@@ -49,8 +50,8 @@ impl fmt::Display for Trouble {
 impl std::error::Error for Trouble {}
 
 impl From<Error> for Trouble {
-    /// Where a scenario uses `?` on the store, the step was to succeed. A store that cannot be reached proves nothing; any other
-    /// error is the backend's.
+    /// Where a scenario uses `?` on the store, the step was to succeed. A store that cannot be reached proves
+    /// nothing; any other error is the backend's.
     fn from(error: Error) -> Self {
         let mut why = error.to_string();
         let mut source = error.source();

@@ -134,7 +134,8 @@ impl Judgement {
         if condition { self } else { self.fault(evidence()) }
     }
 
-    /// Compares what was found with what was acknowledged: fewer are lost, and more than the unknown ones can explain were applied twice.
+    /// Compares what was found with what was acknowledged: fewer are lost, and more than the unknown ones can
+    /// explain were applied twice.
     pub fn compare(self, what: &str, acknowledged: u64, unknown: u64, found: u64) -> Self {
         let evidence = || format!("{what}: found {found} of {acknowledged} acknowledged ({unknown} unknown)");
         if found > acknowledged + unknown {
@@ -163,7 +164,8 @@ impl Judgement {
         self.verdict.is_some()
     }
 
-    /// The verdict on this strategy; `convictor` says whether the scenario names it as the one that must lose.
+    /// The verdict on this strategy; `convictor` says whether the scenario names it as the one that must
+    /// lose.
     #[must_use]
     pub fn verdict(&self, strategy: Strategy, convictor: bool) -> Verdict {
         match self.verdict {

@@ -1,4 +1,5 @@
-//! A store that does something else in one place: slow, deaf or wrong on purpose, around a store that is right.
+//! A store that does something else in one place: slow, deaf or wrong on purpose, around a store that is
+//! right.
 //!
 //! ```
 //! use async_trait::async_trait;
@@ -32,9 +33,11 @@ use session_core::{
 };
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-/// What a wrapper does differently. The methods are those of the three driver contracts, and by default the inner store's.
+/// What a wrapper does differently. The methods are those of the three driver contracts, and by default the
+/// inner store's.
 ///
-/// A driver has no default methods, so that none is forgotten; here one that is not written is one that is not touched.
+/// A driver has no default methods, so that none is forgotten; here one that is not written is one that is
+/// not touched.
 #[async_trait]
 #[expect(missing_docs, reason = "each is documented where it comes from")]
 pub trait Wrapper: Debug + Send + Sync + 'static {

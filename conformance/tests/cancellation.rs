@@ -1,5 +1,5 @@
-//! Every future of the public interface, dropped at every await point, on the stores in memory. (Each backend does the same.)
-//! And stores that do not stand it, which must be convicted.
+//! Every future of the public interface, dropped at every await point, on the stores in memory. (Each backend
+//! does the same.) And stores that do not stand it, which must be convicted.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 

@@ -280,7 +280,8 @@ fn a_page_holds_the_matrix_and_the_charts() {
     assert!(usage(&["report", &page, "--html", &page]).contains("page.html"));
 }
 
-/// A directory for all that a command leaves behind. The servers that run as another user when root tests may enter it, too.
+/// A directory for all that a command leaves behind. The servers that run as another user when root tests may
+/// enter it, too.
 fn temporary() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
@@ -306,7 +307,8 @@ fn children(parent: u32) -> Vec<(String, String, String)> {
     processes.filter_map(child).collect()
 }
 
-/// Sends the signal as soon as the command has a child with this name in this state: then it is in the middle of something.
+/// Sends the signal as soon as the command has a child with this name in this state: then it is in the middle
+/// of something.
 fn broken_off(args: &[&str], name: &str, state: &str, signal: Signal) {
     let dir = temporary();
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-conformance"));

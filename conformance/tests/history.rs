@@ -67,8 +67,8 @@ fn reference(initial: u64, calls: &[Call<Register>]) -> bool {
     tester.is_consistent()
 }
 
-/// Calls at random times that one register answered, each at some moment between its own two; some answers lost, whether or not
-/// the call happened.
+/// Calls at random times that one register answered, each at some moment between its own two; some answers
+/// lost, whether or not the call happened.
 fn right(random: &mut StdRng) -> Vec<Call<Register>> {
     let mut calls = Vec::new();
     for _ in 0..random.random_range(2..8) {
@@ -177,7 +177,8 @@ fn explains(order: &[usize], calls: &[Call<Register>]) {
 
 #[test]
 fn a_long_history_takes_a_moment() {
-    // Eight callers at a time, 500 calls, unique values: the size of a cell of the suite. The memory is what keeps it short.
+    // Eight callers at a time, 500 calls, unique values: the size of a cell of the suite. The memory is what
+    // keeps it short.
     let calls: Vec<_> = (0..500_u64)
         .map(|n| match n % 2 {
             0 => Call::answered(n * 10, n * 10 + 80, Register::Swapped { from: n / 2, to: n / 2 + 1 }),

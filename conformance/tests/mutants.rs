@@ -1,8 +1,8 @@
-//! Who tests the tester: each mutant is convicted by every scenario that names it, or that it names; each control loses where a
-//! scenario says so.
+//! Who tests the tester: each mutant is convicted by every scenario that names it, or that it names; each
+//! control loses where a scenario says so.
 //!
-//! This program is the test, and the workers of the test: `worker` as its first argument makes it one. Any other argument is a part of the
-//! names of the mutants to try; without one, all of them, and the controls.
+//! This program is the test, and the workers of the test: `worker` as its first argument makes it one. Any
+//! other argument is a part of the names of the mutants to try; without one, all of them, and the controls.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 
@@ -109,8 +109,9 @@ async fn lose(control: Strategy, scenario: &'static Scenario) -> Row {
     run(&format!("control {control}"), None, scenario, &[control], Verdict::Loses).await
 }
 
-/// The faults of a server or a disk are tried where there is one; the others in one process on memory. Where that convicts nobody, in some on files: the product's own queue keeps those of one process apart
-/// whatever the store does. What has to do with chance gets a few of them.
+/// The faults of a server or a disk are tried where there is one; the others in one process on memory. Where
+/// that convicts nobody, in some on files: the product's own queue keeps those of one process apart whatever
+/// the store does. What has to do with chance gets a few of them.
 async fn run(
     who: &str,
     mutant: Option<&'static Mutant>,
@@ -161,7 +162,8 @@ fn row(who: &str, scenario: &Scenario, report: &Report, guilty: Verdict) -> Row 
     Row { who: who.to_owned(), by: scenario.name().to_owned(), convicted: !cells.is_empty(), verdict }
 }
 
-/// Who else convicts it: to see, when its own scenario does not. The run as a whole is never kinder than its strictest cell.
+/// Who else convicts it: to see, when its own scenario does not. The run as a whole is never kinder than its
+/// strictest cell.
 async fn others(mutant: &'static Mutant) -> Row {
     let found = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&found);

@@ -264,7 +264,8 @@ async fn the_same_seed_gives_the_same_choices() {
     assert_ne!(drawn(7).await, drawn(8).await);
 }
 
-/// What it grants is heard of late, as on a machine that stands still just then: the first lease is over by that time.
+/// What it grants is heard of late, as on a machine that stands still just then: the first lease is over by
+/// that time.
 #[derive(Debug)]
 struct LateToHear(Arc<dyn LockingStore>);
 

@@ -1,7 +1,7 @@
 //! What happens without a network: the envelope, codecs, replay, ids and queues, on the store in memory.
 //!
-//! `cargo bench -p session-core [-- FILTER]`. Private parts are measured by what they are for: a read is the envelope's way in, a write
-//! both ways. The store in memory, a part of each, is measured by itself.
+//! `cargo bench -p session-core [-- FILTER]`. Private parts are measured by what they are for: a read is the
+//! envelope's way in, a write both ways. The store in memory, a part of each, is measured by itself.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs, reason = "a bench that cannot run says so")]
 

@@ -6,17 +6,18 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// How the values of a session are encoded. A session keeps the codec that it was created with.
 ///
-/// What was seen is compared by its encoded bytes, so encode maps in a fixed order (`BTreeMap`, not `HashMap`): otherwise a
-/// conflict may be reported that is none. One that is real is never missed.
+/// What was seen is compared by its encoded bytes, so encode maps in a fixed order (`BTreeMap`, not
+/// `HashMap`): otherwise a conflict may be reported that is none. One that is real is never missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Codec {
     /// Readable, and the most forgiving: a new field with `#[serde(default)]` reads old sessions.
     #[default]
     Json,
-    /// Compact and strict (bincode 2, feature `bincode`). It cannot read back what it wrote of untagged and internally tagged
-    /// enums, `serde_json::Value` and `skip_serializing_if`; a new field makes old sessions undecodable. bincode is
-    /// no longer maintained (RUSTSEC-2025-0141): choose it for what must be compatible with it.
+    /// Compact and strict (bincode 2, feature `bincode`). It cannot read back what it wrote of untagged and
+    /// internally tagged enums, `serde_json::Value` and `skip_serializing_if`; a new field makes old sessions
+    /// undecodable. bincode is no longer maintained (RUSTSEC-2025-0141): choose it for what must be
+    /// compatible with it.
     #[cfg(feature = "bincode")]
     Bincode,
     /// MessagePack with field names (feature `msgpack`): smaller than JSON and as forgiving.
@@ -45,7 +46,8 @@ impl Codec {
     }
 
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a codec that is not compiled in, [`ErrorKind::Damaged`] for one that never was.
+    /// [`ErrorKind::Unsupported`] for a codec that is not compiled in, [`ErrorKind::Damaged`] for one that
+    /// never was.
     pub(crate) fn from_id(id: u8) -> Result<Self> {
         match id {
             0 => Ok(Self::Json),

@@ -1,7 +1,7 @@
 //! Storing what a request did: the one place where versions, replays, locks, rotations and lost replies meet.
 //!
-//! A commit draws an id of its own, which stays in the record among the last sixteen. So whatever happened to a reply, the
-//! record itself tells whether the commit was applied.
+//! A commit draws an id of its own, which stays in the record among the last sixteen. So whatever happened to
+//! a reply, the record itself tells whether the commit was applied.
 
 use crate::{
     Effect, Error, ErrorKind, PrincipalKey, Put, Replaced, Result, SessionId, StorageKey, Stored, Version,
@@ -111,7 +111,8 @@ struct Writer<'a> {
     turn: Option<Turn>,
     /// What is sent for the present base; the same each time, since an earlier copy may still be under way.
     prepared: Option<Prepared>,
-    /// A write of the present base was sent and its reply was lost: it may land as long as that version is there.
+    /// A write of the present base was sent and its reply was lost: it may land as long as that version is
+    /// there.
     uncertain: bool,
     wants_lock: bool,
     /// The lock was not to be had where it is not needed: it is not asked for again.
@@ -161,7 +162,8 @@ impl Writer<'_> {
                     telemetry::conflict();
                 }
                 self.withdraw().await;
-                // What failed without a reply was a look, a lock or a copy that nobody knows: the session is as it was.
+                // What failed without a reply was a look, a lock or a copy that nobody knows: the session is
+                // as it was.
                 Err(error.with_effect(Effect::None))
             }
         }
@@ -216,7 +218,8 @@ impl Writer<'_> {
         if let Some(last) = self.turn.as_ref().and_then(Turn::last)
             && last.version != self.base.version
         {
-            // It may be older than what this request has loaded: the store decides, and a replay that fails here says nothing.
+            // It may be older than what this request has loaded: the store decides, and a replay that fails
+            // here says nothing.
             let mut record = (*last.live.record).clone();
             if self.log.replay(&mut record).is_ok() {
                 self.base = last.clone();
@@ -264,8 +267,8 @@ impl Writer<'_> {
         };
         let tombstone = Tombstone { commits, successor: successor.storage_key(), grace: sealed };
         let data = Envelope::Tombstone(tombstone).encode(limits).await?;
-        // It stays in its user's index: a list that comes in pages would miss a session that moves from a later page to an
-        // earlier one, but not the tombstone that leads to it.
+        // It stays in its user's index: a list that comes in pages would miss a session that moves from a
+        // later page to an earlier one, but not the tombstone that leads to it.
         let put = Put::new(data, grace.max(TOMBSTONE_TTL)).principal(principal);
         Ok(Prepared { put, copy: Some(successor), lifetime: inserted.ttl })
     }
@@ -302,7 +305,8 @@ impl Writer<'_> {
             if found.version() == self.base.version {
                 return Ok(Verdict::Send);
             }
-            // Another version: a write of the old one can no longer land. But was it applied, and are its traces gone?
+            // Another version: a write of the old one can no longer land. But was it applied, and are its
+            // traces gone?
             if self.uncertain
                 && !self.base.live.commits.last().is_some_and(|last| found.commits().contains(last))
             {
@@ -385,7 +389,8 @@ impl Writer<'_> {
         }
     }
 
-    /// The record as the holder of the lock finds it. `None`: the lock is not to be had, and is not needed either.
+    /// The record as the holder of the lock finds it. `None`: the lock is not to be had, and is not needed
+    /// either.
     async fn take_lock(&mut self) -> Result<Option<Stored>> {
         self.turn = None;
         match self.core.lock(&self.key).await {
@@ -406,8 +411,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Loads what there is after a lost reply, as often as it takes within reason: for no longer than it would wait for a lock, so that a
-    /// store that hangs does not hang its clients for many timeouts.
+    /// Loads what there is after a lost reply, as often as it takes within reason: for no longer than it
+    /// would wait for a lock, so that a store that hangs does not hang its clients for many timeouts.
     async fn look_up(&mut self, lost: Error) -> Result<Stored> {
         telemetry::looked_up();
         self.lost_replies += 1;
@@ -432,7 +437,8 @@ impl Writer<'_> {
         Err(lost)
     }
 
-    /// Takes back a rotation's copy that nothing points to. Failing that it ends with its time: nobody knows its id.
+    /// Takes back a rotation's copy that nothing points to. Failing that it ends with its time: nobody knows
+    /// its id.
     async fn withdraw(&mut self) {
         let Some(copy) = self.prepared.take().and_then(|prepared| prepared.copy) else { return };
         if let Err(error) = self.core.store.delete(&copy.storage_key()).await {

@@ -16,7 +16,8 @@ const CLAIM: usize = 4;
 
 /// The body deflated; `None` when that is not smaller.
 pub(crate) async fn deflate(body: &Bytes) -> Result<Option<Bytes>> {
-    // A new compressor is 300 KB of fresh pages, which cost more than what it is needed for here: each thread keeps two.
+    // A new compressor is 300 KB of fresh pages, which cost more than what it is needed for here: each thread
+    // keeps two.
     thread_local!(static IDLE: RefCell<[Option<Compress>; 2]> = const { RefCell::new([None, None]) });
     let body = body.clone();
     off_thread(body.len(), move || {

@@ -91,7 +91,8 @@ impl Core {
         Ok(None)
     }
 
-    /// Waits for the lock, here and in the store, for `lock_wait` in all. `None`: no live record, hence no lock.
+    /// Waits for the lock, here and in the store, for `lock_wait` in all. `None`: no live record, hence no
+    /// lock.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when it was not had in time, or the store's.
@@ -143,7 +144,8 @@ impl Core {
         }
     }
 
-    /// How long a session that is stored now may live: the idle timeout, or less at the end of the maximum lifetime.
+    /// How long a session that is stored now may live: the idle timeout, or less at the end of the maximum
+    /// lifetime.
     ///
     /// # Errors
     /// [`ErrorKind::Gone`] when that is over.
@@ -155,8 +157,8 @@ impl Core {
         Ok(self.settings.idle_timeout.map_or(left, |idle| idle.min(left)))
     }
 
-    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle timeout. How long it
-    /// lives from now on, when that was moved.
+    /// Slides the expiry of a session that was used and not changed, at most once in a tenth of the idle
+    /// timeout. How long it lives from now on, when that was moved.
     pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) -> Option<Duration> {
         let idle = self.settings.idle_timeout?;
         let ttl = self.ttl(base.live.deadline).ok()?;
@@ -209,7 +211,8 @@ impl Core {
         }
     }
 
-    /// Removes a session under the key that its request has seen it under, or what it was rotated into. Whether there was one.
+    /// Removes a session under the key that its request has seen it under, or what it was rotated into.
+    /// Whether there was one.
     ///
     /// # Errors
     /// As for [`destroy`](Self::destroy).
@@ -217,8 +220,8 @@ impl Core {
         Walk { core: self, key, hold, live: true, passed: Vec::new(), cut: false }.destroy().await
     }
 
-    /// Removes the session that this key leads to, from its end: the tombstones stand until it is gone, so that a destroy
-    /// that was cut can be repeated. Whether there was one.
+    /// Removes the session that this key leads to, from its end: the tombstones stand until it is gone, so
+    /// that a destroy that was cut can be repeated. Whether there was one.
     ///
     /// # Errors
     /// [`Effect::Unknown`] when a reply was lost and the record is gone now: it may have named a successor.
@@ -274,7 +277,8 @@ struct Walk<'a> {
     live: bool,
     /// The tombstones behind.
     passed: Vec<StorageKey>,
-    /// One of them was removed by accident: a rotation had won by a moment. From there on nobody else finds the way.
+    /// One of them was removed by accident: a rotation had won by a moment. From there on nobody else finds
+    /// the way.
     cut: bool,
 }
 
@@ -320,7 +324,8 @@ impl Walk<'_> {
     }
 }
 
-/// Pauses that double, each between half and all of its length, so that those who collide once do not do so again.
+/// Pauses that double, each between half and all of its length, so that those who collide once do not do so
+/// again.
 pub(crate) struct Backoff {
     pause: Duration,
     longest: Duration,

@@ -14,8 +14,8 @@
 //! commits                number u8 (at most 16), then each [8], oldest first
 //! ```
 //!
-//! Numbers are little-endian. Every byte is covered: a damaged one is an error, and nothing is allocated on the word of
-//! a length that was not checked.
+//! Numbers are little-endian. Every byte is covered: a damaged one is an error, and nothing is allocated on
+//! the word of a length that was not checked.
 
 use crate::{
     Codec, Error, ErrorKind, Random, Result, SessionId, StorageKey, compression, environment::draw,
@@ -71,8 +71,8 @@ pub(crate) struct Live {
     pub(crate) record: Arc<Record>,
 }
 
-/// What a rotation leaves under the old id: who may destroy it destroys the successor, too; who comes within the grace
-/// and has the old id learns the new one.
+/// What a rotation leaves under the old id: who may destroy it destroys the successor, too; who comes within
+/// the grace and has the old id learns the new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tombstone {
     pub(crate) commits: Commits,
@@ -90,8 +90,9 @@ pub(crate) struct Grace {
 impl Grace {
     /// Hides the new id from everybody who does not have the old one.
     ///
-    /// The pad is HMAC-SHA-256 of a fresh nonce, keyed by the old id, which is 256 random bits: used once, as long as
-    /// what it hides. That the result is genuine is checked against the successor's storage key, its hash.
+    /// The pad is HMAC-SHA-256 of a fresh nonce, keyed by the old id, which is 256 random bits: used once, as
+    /// long as what it hides. That the result is genuine is checked against the successor's storage key, its
+    /// hash.
     pub(crate) fn seal(
         until: Duration,
         old: &SessionId,
@@ -210,8 +211,8 @@ impl Envelope {
     }
 
     /// # Errors
-    /// [`ErrorKind::Damaged`] for whatever this module did not write, [`ErrorKind::TooLarge`] for what would inflate beyond
-    /// the limit, [`ErrorKind::Unsupported`] for a codec that is not compiled in.
+    /// [`ErrorKind::Damaged`] for whatever this module did not write, [`ErrorKind::TooLarge`] for what would
+    /// inflate beyond the limit, [`ErrorKind::Unsupported`] for a codec that is not compiled in.
     pub(crate) async fn decode(stored: Bytes, limits: Limits) -> Result<Self> {
         let (Some((head, rest)), true) = (stored.split_first_chunk::<4>(), stored.len() >= HEAD) else {
             return Err(Error::damaged("shorter than its head"));

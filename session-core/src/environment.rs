@@ -1,7 +1,7 @@
 //! What the process takes from outside: the time and randomness, both injected.
 //!
-//! Nothing in this workspace reads a clock or draws a random byte but through these two traits, so that a test
-//! controls both, and a failing source of randomness is an error and not a panic.
+//! Nothing in this workspace reads a clock or draws a random byte but through these two traits, so that a
+//! test controls both, and a failing source of randomness is an error and not a panic.
 //!
 //! ```
 //! use session_core::{Clock, SystemClock};

@@ -18,9 +18,10 @@ type Source = Box<dyn StdError + Send + Sync>;
 
 /// What went wrong, for the caller to act on.
 ///
-/// Outcomes that are part of a driver's life ([`Replaced::Conflict`](crate::Replaced::Conflict) and the like) are values,
-/// not errors. [`Conflict`](Self::Conflict), [`Gone`](Self::Gone), [`Busy`](Self::Busy) and [`LockLost`](Self::LockLost) are what a
-/// [`Session`](crate::Session) makes of them, because `?` is what handlers write.
+/// Outcomes that are part of a driver's life ([`Replaced::Conflict`](crate::Replaced::Conflict) and the like)
+/// are values, not errors. [`Conflict`](Self::Conflict), [`Gone`](Self::Gone), [`Busy`](Self::Busy) and
+/// [`LockLost`](Self::LockLost) are what a [`Session`](crate::Session) makes of them, because `?` is what
+/// handlers write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

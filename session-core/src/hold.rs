@@ -19,8 +19,9 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Renews the lease at a third of its length until `max_hold` is over. A lease that is over gives its place in the local
-    /// queue away, too: a handler that hangs keeps nobody of its own process waiting for longer than others.
+    /// Renews the lease at a third of its length until `max_hold` is over. A lease that is over gives its
+    /// place in the local queue away, too: a handler that hangs keeps nobody of its own process waiting for
+    /// longer than others.
     pub(crate) fn new(held: Asked, lease: Duration, max_hold: Duration, renewals: &Arc<Renewals>) -> Self {
         let (store, grant) = (Arc::clone(&held.store), Arc::clone(&held.grant));
         let place = Arc::clone(&held.place);
@@ -50,7 +51,8 @@ impl Hold {
 pub(crate) struct Asked {
     store: Arc<dyn LockingStore>,
     grant: Arc<Grant>,
-    /// The head of the local queue: the next one of this process asks when the lock was released, or its lease is over.
+    /// The head of the local queue: the next one of this process asks when the lock was released, or its
+    /// lease is over.
     place: Arc<Mutex<Option<Place>>>,
     armed: bool,
 }

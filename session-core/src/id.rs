@@ -15,7 +15,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// A bearer token: 256 random bits, base64url without padding (43 characters) when it is shown. `Debug` hides it.
+/// A bearer token: 256 random bits, base64url without padding (43 characters) when it is shown. `Debug` hides
+/// it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; 32]);
 
@@ -31,7 +32,8 @@ impl SessionId {
         draw(random).map(Self)
     }
 
-    /// Reads what [`expose`](Self::expose) wrote. `None` for anything else: another length, another alphabet, bits left over.
+    /// Reads what [`expose`](Self::expose) wrote. `None` for anything else: another length, another alphabet,
+    /// bits left over.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
@@ -67,8 +69,8 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a store sees of an id: its SHA-256, so that a leaked store holds no bearer token, and no id can be a path,
-/// a bad key or too long. `Display` is 64 lowercase hexadecimal digits.
+/// What a store sees of an id: its SHA-256, so that a leaked store holds no bearer token, and no id can be a
+/// path, a bad key or too long. `Display` is 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageKey([u8; 32]);
 
@@ -110,9 +112,9 @@ impl PrincipalKey {
     }
 }
 
-/// Opaque: 16 bytes, compared for equality alone, never used twice for one key, also not after a delete, a restart,
-/// a rollback or a failover. So it is random, not counted. (memcached's own cas number is the exception, sound because
-/// ids are inserted once.)
+/// Opaque: 16 bytes, compared for equality alone, never used twice for one key, also not after a delete, a
+/// restart, a rollback or a failover. So it is random, not counted. (memcached's own cas number is the
+/// exception, sound because ids are inserted once.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version([u8; 16]);
 
@@ -144,8 +146,8 @@ impl Version {
     }
 }
 
-/// What a lease is held by: 16 random bytes, drawn by the one who asks. Asking again with the same token is one request,
-/// so a lock that was taken with its reply lost is simply asked for again.
+/// What a lease is held by: 16 random bytes, drawn by the one who asks. Asking again with the same token is
+/// one request, so a lock that was taken with its reply lost is simply asked for again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token([u8; 16]);
 

@@ -23,10 +23,11 @@ impl<T> Key<T> {
         Self { name, discard: false, marker: PhantomData }
     }
 
-    /// The same key, for which a value that no longer decodes counts as absent, and the next `update` overwrites it.
+    /// The same key, for which a value that no longer decodes counts as absent, and the next `update`
+    /// overwrites it.
     ///
-    /// Without this it is a [`Decode`](crate::ErrorKind::Decode) error: during a rolling deploy the other half of the servers
-    /// may well be able to read it.
+    /// Without this it is a [`Decode`](crate::ErrorKind::Decode) error: during a rolling deploy the other
+    /// half of the servers may well be able to read it.
     #[must_use]
     pub const fn discard_undecodable(mut self) -> Self {
         self.discard = true;

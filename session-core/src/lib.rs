@@ -1,8 +1,8 @@
 //! Session storage that never loses an update: the driver contracts and the portable part.
 //!
-//! A session is read at the start of a request and written at its end, and browsers send requests in parallel. Here
-//! every write names the version that it replaces, and a refused write is replayed: parallel requests run in parallel and
-//! lose nothing. Locks are for those who need them.
+//! A session is read at the start of a request and written at its end, and browsers send requests in
+//! parallel. Here every write names the version that it replaces, and a refused write is replayed: parallel
+//! requests run in parallel and lose nothing. Locks are for those who need them.
 //!
 //! ```
 //! use session_core::{Key, MemoryStore, Sessions};
@@ -23,18 +23,21 @@
 //!
 //! # For applications
 //!
-//! [`Sessions`] opens them, [`Session`] is one request's view, [`Key`] names a value and its type. [`Access`] chooses:
-//! [`Write`](Access::Write) (no lock, replayed) for everything that only changes the session; [`Exclusive`](Access::Exclusive) (the lock first, never
-//! replayed) for side effects; [`Read`](Access::Read) for what only looks.
+//! [`Sessions`] opens them, [`Session`] is one request's view, [`Key`] names a value and its type. [`Access`]
+//! chooses: [`Write`](Access::Write) (no lock, replayed) for everything that only changes the session;
+//! [`Exclusive`](Access::Exclusive) (the lock first, never replayed) for side effects; [`Read`](Access::Read)
+//! for what only looks.
 //!
 //! # For drivers
 //!
-//! [`SessionStore`] and [`SessionLock`] are the contract, [`LockingStore`] both in one round trip, [`Pair`] any store with any
-//! lock, [`MemoryStore`] the reference. Policy lives here and not in a driver: replay, queueing, renewal, expiry, rotation, lost replies.
+//! [`SessionStore`] and [`SessionLock`] are the contract, [`LockingStore`] both in one round trip, [`Pair`]
+//! any store with any lock, [`MemoryStore`] the reference. Policy lives here and not in a driver: replay,
+//! queueing, renewal, expiry, rotation, lost replies.
 //!
 //! # Observability
 //!
-//! Spans `session.open`, `session.read`, `session.commit`, `session.revoke_all` (level debug) and warnings by `tracing`; by `metrics`:
+//! Spans `session.open`, `session.read`, `session.commit`, `session.revoke_all` (level debug) and warnings by
+//! `tracing`; by `metrics`:
 #![doc = include_str!("metrics.md")]
 
 mod codec;

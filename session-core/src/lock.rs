@@ -1,6 +1,8 @@
-//! The contract of a lock: mutual exclusion per session, by lease. And of a store whose lock lives beside its data.
+//! The contract of a lock: mutual exclusion per session, by lease. And of a store whose lock lives beside its
+//! data.
 //!
-//! A lock is for side effects: charge once, send once. Safety never rests on it: a write names its version all the same.
+//! A lock is for side effects: charge once, send once. Safety never rests on it: a write names its version
+//! all the same.
 //!
 //! ```
 //! use session_core::{Acquired, MemoryLock, Released, SessionId, SessionLock, SystemRandom, Token};
@@ -28,22 +30,24 @@ use std::{fmt::Debug, time::Duration};
 
 /// Mutual exclusion per session, by lease: bounded, renewable, released by its holder alone.
 ///
-/// A lease lives for its length from the moment it was granted or renewed, by the backend's clock. After that the lock is
-/// free, whether anyone takes it or not, and its former holder holds nothing.
+/// A lease lives for its length from the moment it was granted or renewed, by the backend's clock. After that
+/// the lock is free, whether anyone takes it or not, and its former holder holds nothing.
 ///
 /// # Errors
-/// As for [`SessionStore`]. A request whose effect is unknown is asked again with the same token, or released with it.
+/// As for [`SessionStore`]. A request whose effect is unknown is asked again with the same token, or released
+/// with it.
 ///
 /// # Cancellation
-/// A future of these methods that is dropped leaves no lock that lives longer than its lease. The caller releases with the same
-/// token when it drops an `acquire`: a driver need not.
+/// A future of these methods that is dropped leaves no lock that lives longer than its lease. The caller
+/// releases with the same token when it drops an `acquire`: a driver need not.
 #[async_trait]
 pub trait SessionLock: Debug + Send + Sync + 'static {
-    /// Takes the lock, for `lease`. Waits for it at most `wait` (zero: tries once) and may answer [`Acquired::Held`] earlier,
-    /// when it cannot be woken.
+    /// Takes the lock, for `lease`. Waits for it at most `wait` (zero: tries once) and may answer
+    /// [`Acquired::Held`] earlier, when it cannot be woken.
     ///
-    /// Idempotent by token: who holds the lock already gets it again, with a new lease; who waits in a queue keeps its place.
-    /// A waiter never occupies what others need (a pooled connection, a blocking thread, the shared connection).
+    /// Idempotent by token: who holds the lock already gets it again, with a new lease; who waits in a queue
+    /// keeps its place. A waiter never occupies what others need (a pooled connection, a blocking thread, the
+    /// shared connection).
     async fn acquire(
         &self,
         key: &StorageKey,
@@ -55,15 +59,16 @@ pub trait SessionLock: Debug + Send + Sync + 'static {
     /// Starts the lease anew, if it is still alive.
     async fn renew(&self, grant: &Grant, lease: Duration) -> Result<Renewed>;
 
-    /// Frees the lock iff this grant holds it; takes its token out of the queue, where there is one. Idempotent: a second
-    /// release says [`Released::Lost`].
+    /// Frees the lock iff this grant holds it; takes its token out of the queue, where there is one.
+    /// Idempotent: a second release says [`Released::Lost`].
     async fn release(&self, grant: &Grant) -> Result<Released>;
 }
 
 /// A store whose lock lives beside its data: lock and load are one round trip, write and unlock are one.
 #[async_trait]
 pub trait LockingStore: SessionStore + SessionLock {
-    /// [`acquire`](SessionLock::acquire) and [`load`](SessionStore::load) in one: what is loaded is what the holder finds, nothing older.
+    /// [`acquire`](SessionLock::acquire) and [`load`](SessionStore::load) in one: what is loaded is what the
+    /// holder finds, nothing older.
     async fn acquire_and_load(
         &self,
         key: &StorageKey,
@@ -74,20 +79,22 @@ pub trait LockingStore: SessionStore + SessionLock {
 
     /// Replaces iff the lease is alive and the stored version is `expected`, then releases.
     ///
-    /// [`Replaced::Done`] and [`Replaced::Missing`] release the lock; [`Replaced::NotHolder`] means that nothing was held;
-    /// [`Replaced::Conflict`] and an error keep it, for what the caller does next. Without [`fencing`](crate::Capabilities::fencing) the lease is not
-    /// part of the step, and the version alone decides: `NotHolder` then says that it refused the write *and* that another holds the lock,
-    /// so that nobody goes on as the holder of what is another's.
+    /// [`Replaced::Done`] and [`Replaced::Missing`] release the lock; [`Replaced::NotHolder`] means that
+    /// nothing was held; [`Replaced::Conflict`] and an error keep it, for what the caller does next. Without
+    /// [`fencing`](crate::Capabilities::fencing) the lease is not part of the step, and the version alone
+    /// decides: `NotHolder` then says that it refused the write *and* that another holds the lock, so that
+    /// nobody goes on as the holder of what is another's.
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced>;
 
-    /// Deletes, whoever holds the lock; then frees the lock iff this grant holds it. Never the other way round: a waiter that
-    /// gets the lock must not see the old data.
+    /// Deletes, whoever holds the lock; then frees the lock iff this grant holds it. Never the other way
+    /// round: a waiter that gets the lock must not see the old data.
     async fn delete_and_release(&self, grant: &Grant) -> Result<Deleted>;
 }
 
 /// Proof of a lease. Not `Clone`: one holder.
 ///
-/// Passed by reference everywhere: by value, a `?` in the middle would drop it, and the lock would hang for its lease.
+/// Passed by reference everywhere: by value, a `?` in the middle would drop it, and the lock would hang for
+/// its lease.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Grant {
     key: StorageKey,
@@ -95,8 +102,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// For drivers: the grant of what was asked for with this token. And for callers who gave up asking and release what they may
-    /// have been given.
+    /// For drivers: the grant of what was asked for with this token. And for callers who gave up asking and
+    /// release what they may have been given.
     #[must_use]
     pub const fn new(key: StorageKey, token: Token) -> Self {
         Self { key, token }

@@ -1,8 +1,9 @@
-//! What was done to a session, and seen of it: replayed, in order, on a fresh record when a write was refused.
+//! What was done to a session, and seen of it: replayed, in order, on a fresh record when a write was
+//! refused.
 //!
-//! The rules were found by exhausting small histories, and each is needed: whatever was shown to the handler must come
-//! out the same, whatever was not shown may not. `clear` is one operation and not a removal of the keys seen. A rerun that fails
-//! in any way ends the commit.
+//! The rules were found by exhausting small histories, and each is needed: whatever was shown to the handler
+//! must come out the same, whatever was not shown may not. `clear` is one operation and not a removal of the
+//! keys seen. A rerun that fails in any way ends the commit.
 
 use crate::{Error, ErrorKind, Result, record::Record};
 use bytes::Bytes;
@@ -32,7 +33,8 @@ pub(crate) enum Op {
 #[derive(Default)]
 pub(crate) struct Log(Vec<Op>);
 
-/// The operations of one request, at the most: a loop that forgot to end is an error and not all of the memory.
+/// The operations of one request, at the most: a loop that forgot to end is an error and not all of the
+/// memory.
 const MAX_OPERATIONS: usize = 65_536;
 
 impl Log {
@@ -50,8 +52,8 @@ impl Log {
     /// In order, on a fresh record.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] naming the key when something that was shown has changed; whatever a rerun closure ends
-    /// with. The record is half changed then, and must not be used.
+    /// [`ErrorKind::Conflict`] naming the key when something that was shown has changed; whatever a rerun
+    /// closure ends with. The record is half changed then, and must not be used.
     pub(crate) fn replay(&self, record: &mut Record) -> Result<()> {
         self.0.iter().try_for_each(|op| op.replay(record))
     }

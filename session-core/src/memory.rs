@@ -1,6 +1,8 @@
-//! Sessions in this process's memory: for tests, for one process that may forget, and as the reference of the contract.
+//! Sessions in this process's memory: for tests, for one process that may forget, and as the reference of the
+//! contract.
 //!
-//! [`MemoryStore`] fences, keeps an index of users and wakes its waiters; [`MemoryLock`] is its lock alone, for a [`Pair`](crate::Pair).
+//! [`MemoryStore`] fences, keeps an index of users and wakes its waiters; [`MemoryLock`] is its lock alone,
+//! for a [`Pair`](crate::Pair).
 //!
 //! ```
 //! use session_core::{Durability, MemoryStore, SessionStore};
@@ -85,7 +87,8 @@ impl MemoryStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No critical section below can leave the maps half changed: a panic of another thread is no reason to stop.
+        // No critical section below can leave the maps half changed: a panic of another thread is no reason
+        // to stop.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,7 +105,8 @@ impl MemoryStore {
         })
     }
 
-    /// Takes the lock as soon as it is free: tries, then sleeps until a release, the end of the lease or of patience.
+    /// Takes the lock as soon as it is free: tries, then sleeps until a release, the end of the lease or of
+    /// patience.
     async fn take(
         &self,
         key: &StorageKey,

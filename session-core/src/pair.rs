@@ -1,4 +1,5 @@
-//! Any store with any lock, and shared stores: what makes one out of two, and `Arc<dyn LockingStore>` usable as a store.
+//! Any store with any lock, and shared stores: what makes one out of two, and `Arc<dyn LockingStore>` usable
+//! as a store.
 //!
 //! ```
 //! use session_core::{MemoryLock, MemoryStore, Pair, SessionStore, Sessions};
@@ -17,7 +18,8 @@ use crate::{
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 
-/// Any store with any lock. The version check still holds; fencing does not: the lock orders those who take it.
+/// Any store with any lock. The version check still holds; fencing does not: the lock orders those who take
+/// it.
 #[derive(Clone, Debug)]
 pub struct Pair<S, L>(
     /// Where the records are.
@@ -103,7 +105,8 @@ impl<S: SessionStore, L: SessionLock> LockingStore for Pair<S, L> {
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
         let replaced = self.0.replace(grant.key(), expected, put).await?;
         if matches!(replaced, Replaced::Done(_) | Replaced::Missing) {
-            // The record is written: a lock that does not answer ends with its lease, and is no reason to call it failed.
+            // The record is written: a lock that does not answer ends with its lease, and is no reason to
+            // call it failed.
             if let Err(error) = self.1.release(grant).await {
                 tracing::warn!(%error, "a lock could not be released after the write");
             }

@@ -79,8 +79,8 @@ impl Core {
         }
     }
 
-    /// The index may be behind: a session that it names may be gone, another's by now, or rotated. What this list has led to
-    /// before is not looked at again.
+    /// The index may be behind: a session that it names may be gone, another's by now, or rotated. What this
+    /// list has led to before is not looked at again.
     async fn living_successor(
         &self,
         mut key: StorageKey,

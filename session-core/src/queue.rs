@@ -1,8 +1,8 @@
 //! The queues of one process: for each session in use, one for the lock and one for commits without a lock.
 //!
-//! The lock's queue is first in, first out, and sends one contender per process to the backend. The commits' queue saves
-//! conflicts, not updates: who leaves it leaves what was written, so that the next one builds on it and is not refused. Whoever waits too long goes on
-//! without.
+//! The lock's queue is first in, first out, and sends one contender per process to the backend. The commits'
+//! queue saves conflicts, not updates: who leaves it leaves what was written, so that the next one builds on
+//! it and is not refused. Whoever waits too long goes on without.
 
 use crate::{Error, ErrorKind, Result, StorageKey, found::Base};
 use std::{

@@ -1,7 +1,8 @@
 //! Renewing the locks that are held for long.
 //!
-//! Most are released long before their first renewal is due. They cost no task, whose start and end would wake other threads: one task
-//! for each runtime waits until the first of the others is due, while there are any.
+//! Most are released long before their first renewal is due. They cost no task, whose start and end would
+//! wake other threads: one task for each runtime waits until the first of the others is due, while there are
+//! any.
 
 use crate::{Grant, LockingStore, Renewed, telemetry};
 use std::{
@@ -66,8 +67,8 @@ impl Renewals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it is renewed at a third of its lease, by a task of the present runtime. Outside of one, never: it ends with its
-    /// lease.
+    /// From now on it is renewed at a third of its lease, by a task of the present runtime. Outside of one,
+    /// never: it ends with its lease.
     pub(crate) fn enter(self: &Arc<Self>, renewal: Renewal) -> Option<Renewing> {
         let runtime = Handle::try_current().ok()?;
         let due = Instant::now() + renewal.lease / 3;
@@ -75,7 +76,8 @@ impl Renewals {
         let number = state.next;
         state.next += 1;
         let locks = state.runtimes.entry(runtime.id()).or_default();
-        // Leases of one length: it is due after all who wait already, so whoever waits for the first need not be told.
+        // Leases of one length: it is due after all who wait already, so whoever waits for the first need not
+        // be told.
         locks.waiting.insert((due, number), renewal);
         let watched = std::mem::replace(&mut locks.watched, true);
         drop(state); // a runtime that is ending drops the task at once, which then asks for it
@@ -123,7 +125,8 @@ impl Watch {
         }
     }
 
-    /// When the next is due; `None` when there is none: then this task ends, and the next lock starts another.
+    /// When the next is due; `None` when there is none: then this task ends, and the next lock starts
+    /// another.
     fn start_what_is_due(&mut self) -> Option<Instant> {
         let mut state = self.renewals.state();
         let locks = state.runtimes.get_mut(&self.runtime)?;

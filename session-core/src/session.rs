@@ -1,7 +1,8 @@
 //! One session, as one request sees it.
 //!
-//! Everything but [`Session::commit`] and [`Session::upgrade`] is sync: values are in memory, and nothing is stored before the commit.
-//! What was done is remembered as operations, so that a commit that was refused can do it again on fresh data.
+//! Everything but [`Session::commit`] and [`Session::upgrade`] is sync: values are in memory, and nothing is
+//! stored before the commit. What was done is remembered as operations, so that a commit that was refused can
+//! do it again on fresh data.
 //!
 //! ```
 //! use session_core::{Access, Key, MemoryStore, Sessions};
@@ -117,7 +118,8 @@ impl Session {
         Self(Arc::new(Shared { core, inside: AtomicUsize::new(0), state: Mutex::new(state) }))
     }
 
-    /// Works on the state; a call from inside such work (a closure of the user's) is an error and not a deadlock.
+    /// Works on the state; a call from inside such work (a closure of the user's) is an error and not a
+    /// deadlock.
     fn with<R>(&self, operation: &'static str, work: impl FnOnce(&mut State) -> Result<R>) -> Result<R> {
         struct Inside<'a>(&'a AtomicUsize);
         impl Drop for Inside<'_> {
@@ -165,7 +167,8 @@ impl Session {
 
     /// The value, decoded. From now on the commit refuses if another request has changed it.
     ///
-    /// So a counter that is read with `get` and written with [`insert`](Self::insert) is a conflict under load; [`update`](Self::update) is not.
+    /// So a counter that is read with `get` and written with [`insert`](Self::insert) is a conflict under
+    /// load; [`update`](Self::update) is not.
     ///
     /// # Errors
     /// [`ErrorKind::Decode`] naming the key, unless it [discards](Key::discard_undecodable).
@@ -261,9 +264,11 @@ impl Session {
         })
     }
 
-    /// Changes a value, or its default when there is none. Never lost, and no conflict with others that do the same.
+    /// Changes a value, or its default when there is none. Never lost, and no conflict with others that do
+    /// the same.
     ///
-    /// The closure may run again on fresh data: no side effects in it. It moves in what it needs, and clones what it gives away:
+    /// The closure may run again on fresh data: no side effects in it. It moves in what it needs, and clones
+    /// what it gives away:
     ///
     /// ```
     /// # use session_core::{Key, MemoryStore, Sessions};
@@ -284,8 +289,8 @@ impl Session {
         self.update_with(key, move |value: &mut Option<T>| change(value.get_or_insert_default()))
     }
 
-    /// Like [`update`](Self::update), with absence and a result. The result was shown to the caller, so a rerun must give the same
-    /// one: otherwise the commit is a [`Conflict`](ErrorKind::Conflict).
+    /// Like [`update`](Self::update), with absence and a result. The result was shown to the caller, so a
+    /// rerun must give the same one: otherwise the commit is a [`Conflict`](ErrorKind::Conflict).
     ///
     /// ```
     /// # use session_core::{Key, MemoryStore, Sessions};
@@ -349,8 +354,9 @@ impl Session {
         })
     }
 
-    /// Says whose session this is, for [`for_principal`](crate::Sessions::for_principal) and [`revoke_all`](crate::Sessions::revoke_all). Call it at
-    /// login, together with [`rotate`](Self::rotate). The store sees a hash of the name.
+    /// Says whose session this is, for [`for_principal`](crate::Sessions::for_principal) and
+    /// [`revoke_all`](crate::Sessions::revoke_all). Call it at login, together with [`rotate`](Self::rotate).
+    /// The store sees a hash of the name.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] when the backend keeps no index.
@@ -362,10 +368,12 @@ impl Session {
         })
     }
 
-    /// Gives the session a new id at the commit; the old one dies with it. Call it at every change of privilege.
+    /// Gives the session a new id at the commit; the old one dies with it. Call it at every change of
+    /// privilege.
     ///
-    /// Of two rotations at once one wins; the other one's request is told [`Gone`](ErrorKind::Gone) (or goes on under the new id, within the
-    /// grace). When the response with the new id is lost, so is the session: use a grace where that matters and no privilege changes.
+    /// Of two rotations at once one wins; the other one's request is told [`Gone`](ErrorKind::Gone) (or goes
+    /// on under the new id, within the grace). When the response with the new id is lost, so is the session:
+    /// use a grace where that matters and no privilege changes.
     ///
     /// # Errors
     /// Only when the session cannot be written.
@@ -387,21 +395,24 @@ impl Session {
         })
     }
 
-    /// The id; `None` before the first commit, and after the session was destroyed. After a rotation was committed, or when the session was found within the grace
-    /// of one, it is the new one: send it to the client.
+    /// The id; `None` before the first commit, and after the session was destroyed. After a rotation was
+    /// committed, or when the session was found within the grace of one, it is the new one: send it to the
+    /// client.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.with("id", |state| Ok(state.id.clone())).ok().flatten()
     }
 
-    /// How long the session lives from the commit on, if nobody uses it, when the commit has moved that: it stored something, or the idle
-    /// timeout slid. For a cookie that is to end with its session. `None` before the commit, too.
+    /// How long the session lives from the commit on, if nobody uses it, when the commit has moved that: it
+    /// stored something, or the idle timeout slid. For a cookie that is to end with its session. `None`
+    /// before the commit, too.
     #[must_use]
     pub fn renewed(&self) -> Option<Duration> {
         self.with("renewed", |state| Ok(state.renewed)).ok().flatten()
     }
 
-    /// What this request may do. [`Access::Read`] after [`OnBusy::ReadOnly`](crate::OnBusy::ReadOnly) stepped in.
+    /// What this request may do. [`Access::Read`] after [`OnBusy::ReadOnly`](crate::OnBusy::ReadOnly) stepped
+    /// in.
     #[must_use]
     pub fn access(&self) -> Access {
         self.with("access", |state| Ok(state.access)).unwrap_or(Access::Read)
@@ -415,17 +426,20 @@ impl Session {
 
     /// Stores what was done, as one atomic step. Afterwards the session can be read, and no longer changed.
     ///
-    /// Nothing is written when nothing was changed; a new session in which nothing was put is not stored. With
-    /// [`Access::Write`] a refused write is replayed, until it is stored or something that was shown has changed.
+    /// Nothing is written when nothing was changed; a new session in which nothing was put is not stored.
+    /// With [`Access::Write`] a refused write is replayed, until it is stored or something that was shown has
+    /// changed.
     ///
     /// # Errors
-    /// Nothing was stored: [`Conflict`](ErrorKind::Conflict), [`Gone`](ErrorKind::Gone), [`LockLost`](ErrorKind::LockLost), [`Busy`](ErrorKind::Busy) (another's lease
-    /// outlived `lock_wait`), [`TooLarge`](ErrorKind::TooLarge), whatever a rerun closure ends with, and the store's. Only when the
-    /// [effect](Error::effect) is [`Unknown`](crate::Effect::Unknown) it may be stored, or may be later: a reply was lost, and could not be looked up.
+    /// Nothing was stored: [`Conflict`](ErrorKind::Conflict), [`Gone`](ErrorKind::Gone),
+    /// [`LockLost`](ErrorKind::LockLost), [`Busy`](ErrorKind::Busy) (another's lease outlived `lock_wait`),
+    /// [`TooLarge`](ErrorKind::TooLarge), whatever a rerun closure ends with, and the store's. Only when the
+    /// [effect](Error::effect) is [`Unknown`](crate::Effect::Unknown) it may be stored, or may be later: a
+    /// reply was lost, and could not be looked up.
     ///
     /// # Cancellation
-    /// Dropped, it is applied as a whole or not at all, and the session is closed. Dropped in the middle of a rotation it
-    /// may leave the client with a dead id: run it in a task of its own where clients disconnect.
+    /// Dropped, it is applied as a whole or not at all, and the session is closed. Dropped in the middle of a
+    /// rotation it may leave the client with a dead id: run it in a task of its own where clients disconnect.
     #[tracing::instrument(name = "session.commit", level = "debug", skip_all, err(level = "debug"))]
     pub async fn commit(&self) -> Result<()> {
         let work = self.with("commit", State::close)?;
@@ -448,11 +462,12 @@ impl Session {
 
     /// More access than the session was opened with. What was seen so far must still be so.
     ///
-    /// To [`Access::Exclusive`] it waits for the lock for `lock_wait` and goes on with the fresh record; a new session needs none, since
-    /// nobody knows its id. Less access than there is changes nothing.
+    /// To [`Access::Exclusive`] it waits for the lock for `lock_wait` and goes on with the fresh record; a
+    /// new session needs none, since nobody knows its id. Less access than there is changes nothing.
     ///
     /// # Errors
-    /// [`Conflict`](ErrorKind::Conflict), [`Gone`](ErrorKind::Gone), [`Busy`](ErrorKind::Busy), the store's: the access stays as it was.
+    /// [`Conflict`](ErrorKind::Conflict), [`Gone`](ErrorKind::Gone), [`Busy`](ErrorKind::Busy), the store's:
+    /// the access stays as it was.
     ///
     /// # Cancellation
     /// Dropped, the access stays as it was, and no lock is left.

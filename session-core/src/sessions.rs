@@ -42,13 +42,14 @@ use std::{sync::Arc, time::Duration};
 pub enum Access {
     /// One round trip, no lock; writes are refused with [`ErrorKind::ReadOnly`].
     Read,
-    /// No lock. The commit names the version that it replaces; refused, it is replayed on the fresh record, and what the
-    /// request was shown must come out the same.
+    /// No lock. The commit names the version that it replaces; refused, it is replayed on the fresh record,
+    /// and what the request was shown must come out the same.
     Write,
-    /// The lock first, for side effects that must not happen twice at once. Never replayed: a refusal is returned.
+    /// The lock first, for side effects that must not happen twice at once. Never replayed: a refusal is
+    /// returned.
     ///
-    /// A request that holds the lock and opens the same session again, or commits to it through another handle, waits for
-    /// itself until `lock_wait` is over: [`ErrorKind::Busy`].
+    /// A request that holds the lock and opens the same session again, or commits to it through another
+    /// handle, waits for itself until `lock_wait` is over: [`ErrorKind::Busy`].
     Exclusive,
 }
 
@@ -77,10 +78,12 @@ impl Sessions {
         Session::new(Arc::clone(&self.0), None, Access::Write)
     }
 
-    /// The session under this id; `None` when there is none (unknown, expired, destroyed). The id is never adopted.
+    /// The session under this id; `None` when there is none (unknown, expired, destroyed). The id is never
+    /// adopted.
     ///
-    /// [`Read`](Access::Read) and [`Write`](Access::Write) take one round trip. [`Exclusive`](Access::Exclusive) waits for the lock for `lock_wait`.
-    /// Within the grace of a rotation the session is found under its old id, and [`Session::id`] tells the new one.
+    /// [`Read`](Access::Read) and [`Write`](Access::Write) take one round trip.
+    /// [`Exclusive`](Access::Exclusive) waits for the lock for `lock_wait`. Within the grace of a rotation
+    /// the session is found under its old id, and [`Session::id`] tells the new one.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when the lock was not had in time (or the session for reading only, with
@@ -112,8 +115,8 @@ impl Sessions {
         Session::new(Arc::clone(&self.0), Some(opened), access)
     }
 
-    /// A read-only view: one round trip, no lock, nothing to commit. At most once in a tenth of the idle timeout a second
-    /// one slides the expiry.
+    /// A read-only view: one round trip, no lock, nothing to commit. At most once in a tenth of the idle
+    /// timeout a second one slides the expiry.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
@@ -130,10 +133,11 @@ impl Sessions {
         Snapshot { key, record, ttl, max_key_name: self.0.settings.max_key_name }
     }
 
-    /// Opens, runs, commits; and runs again on fresh data when the commit conflicts. The result of the last run.
+    /// Opens, runs, commits; and runs again on fresh data when the commit conflicts. The result of the last
+    /// run.
     ///
-    /// `run` must do nothing but change the session: it may run more than once. After a few conflicts it runs under the
-    /// lock, so that it comes to an end.
+    /// `run` must do nothing but change the session: it may run more than once. After a few conflicts it runs
+    /// under the lock, so that it comes to an end.
     ///
     /// ```
     /// # use session_core::{Key, MemoryStore, Sessions};
@@ -152,7 +156,8 @@ impl Sessions {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Gone`] when there is no such session; what `run` returns; what [`Session::commit`] returns.
+    /// [`ErrorKind::Gone`] when there is no such session; what `run` returns; what [`Session::commit`]
+    /// returns.
     pub async fn update<R>(&self, id: &SessionId, run: impl Fn(&Session) -> Result<R>) -> Result<R> {
         const WITHOUT_LOCK: u32 = 3;
         const AT_ALL: u32 = 8; // under the lock a conflict is another writer's that takes none, where nothing fences
@@ -173,11 +178,12 @@ impl Sessions {
         }
     }
 
-    /// Takes the lock, opens, runs, commits: for side effects. `run` runs once; while it runs nobody else has the lock.
+    /// Takes the lock, opens, runs, commits: for side effects. `run` runs once; while it runs nobody else has
+    /// the lock.
     ///
-    /// A lease can run out under its holder (a process that was stopped, a network that is gone): then the commit says
-    /// [`ErrorKind::LockLost`] and stores nothing, but the effect has happened. So an effect that must happen *once* is claimed by a
-    /// commit before it is performed:
+    /// A lease can run out under its holder (a process that was stopped, a network that is gone): then the
+    /// commit says [`ErrorKind::LockLost`] and stores nothing, but the effect has happened. So an effect that
+    /// must happen *once* is claimed by a commit before it is performed:
     ///
     /// ```
     /// # use session_core::{Key, MemoryStore, Sessions};
@@ -201,8 +207,8 @@ impl Sessions {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Gone`] when there is no such session, [`ErrorKind::Busy`]; what `run` returns (nothing is stored then); what
-    /// [`Session::commit`] returns.
+    /// [`ErrorKind::Gone`] when there is no such session, [`ErrorKind::Busy`]; what `run` returns (nothing is
+    /// stored then); what [`Session::commit`] returns.
     pub async fn exclusive<R>(
         &self,
         id: &SessionId,
@@ -217,11 +223,12 @@ impl Sessions {
         Ok(result)
     }
 
-    /// Ends the session under this id, or the one that it was rotated into. Whether there was one. Two round trips; it
-    /// can be repeated when it was cut.
+    /// Ends the session under this id, or the one that it was rotated into. Whether there was one. Two round
+    /// trips; it can be repeated when it was cut.
     ///
     /// # Errors
-    /// The store's. [`Effect::Unknown`](crate::Effect::Unknown): this id is dead, but a reply was lost that may have named a successor.
+    /// The store's. [`Effect::Unknown`](crate::Effect::Unknown): this id is dead, but a reply was lost that
+    /// may have named a successor.
     pub async fn destroy(&self, id: &SessionId) -> Result<bool> {
         self.0.destroy(id.storage_key()).await
     }
@@ -245,18 +252,19 @@ impl Sessions {
 
     /// Ends all sessions of this user ("log out everywhere"), whatever is in flight. How many there were.
     ///
-    /// Lists and deletes until a whole list has nothing left, and follows rotations. A login that begins after it has ended is
-    /// a new session.
+    /// Lists and deletes until a whole list has nothing left, and follows rotations. A login that begins
+    /// after it has ended is a new session.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when the backend keeps no index; the store's, after all that could be removed was.
+    /// [`ErrorKind::Unsupported`] when the backend keeps no index; the store's, after all that could be
+    /// removed was.
     #[tracing::instrument(name = "session.revoke_all", level = "debug", skip_all, err(level = "debug"))]
     pub async fn revoke_all(&self, user: &str) -> Result<usize> {
         self.0.revoke_all(user).await
     }
 
-    /// Removes up to `limit` expired records, where the backend does not do so by itself. Call it now and then, from one
-    /// task; again at once while [`Swept::more`].
+    /// Removes up to `limit` expired records, where the backend does not do so by itself. Call it now and
+    /// then, from one task; again at once while [`Swept::more`].
     ///
     /// # Errors
     /// The store's.
@@ -311,7 +319,8 @@ impl Snapshot {
         self.record.names()
     }
 
-    /// What the store knows the session by: to name it in a list of devices and to [`revoke`](Sessions::revoke) it.
+    /// What the store knows the session by: to name it in a list of devices and to
+    /// [`revoke`](Sessions::revoke) it.
     #[must_use]
     pub fn storage_key(&self) -> StorageKey {
         self.key

@@ -62,7 +62,8 @@ impl SessionsBuilder {
         Self { store, settings, clock: Arc::new(SystemClock), random: Arc::new(SystemRandom) }
     }
 
-    /// How long a session lives without being used (30 minutes). Every commit slides it; reading slides it when a tenth has passed.
+    /// How long a session lives without being used (30 minutes). Every commit slides it; reading slides it
+    /// when a tenth has passed.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = Some(timeout);
         self
@@ -99,7 +100,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// What [`Access::Exclusive`](crate::Access::Exclusive) does when the lock does not come free in time (fail).
+    /// What [`Access::Exclusive`](crate::Access::Exclusive) does when the lock does not come free in time
+    /// (fail).
     pub fn on_busy(mut self, on_busy: OnBusy) -> Self {
         self.settings.on_busy = on_busy;
         self
@@ -125,8 +127,8 @@ impl SessionsBuilder {
 
     /// How long a rotated session is still found under its old id (zero).
     ///
-    /// Zero is what a login needs: whoever planted the old id must not follow. A few seconds help a regular rotation past
-    /// requests that are under way.
+    /// Zero is what a login needs: whoever planted the old id must not follow. A few seconds help a regular
+    /// rotation past requests that are under way.
     pub fn rotation_grace(mut self, grace: Duration) -> Self {
         self.settings.rotation_grace = grace;
         self
@@ -138,7 +140,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// From which size on session data is compressed, in bytes (1 KiB). It is kept as it is when that is not smaller.
+    /// From which size on session data is compressed, in bytes (1 KiB). It is kept as it is when that is not
+    /// smaller.
     pub fn compress_from(mut self, bytes: usize) -> Self {
         self.settings.limits.compress_from = bytes;
         self

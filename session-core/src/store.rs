@@ -1,8 +1,9 @@
 //! The contract of a store: a durable map from key to versioned bytes, in five atomic verbs.
 //!
-//! A driver is thin: it holds no policy. Each method is one atomic step on the backend; outcomes that are part of life
-//! are `#[must_use]` values, and an [`Error`](crate::Error) says whether it had an [`Effect`](crate::Effect). There is no blind save and no
-//! default method: a lost update cannot be written, and a wrapper cannot forget a method.
+//! A driver is thin: it holds no policy. Each method is one atomic step on the backend; outcomes that are
+//! part of life are `#[must_use]` values, and an [`Error`](crate::Error) says whether it had an
+//! [`Effect`](crate::Effect). There is no blind save and no default method: a lost update cannot be written,
+//! and a wrapper cannot forget a method.
 //!
 //! ```
 //! use session_core::{Inserted, MemoryStore, Put, Replaced, SessionId, SessionStore, SystemRandom};
@@ -30,17 +31,20 @@ use std::{fmt::Debug, time::Duration};
 ///
 /// Of several true answers the first of this order counts: `Missing`, `NotHolder`, `Conflict`, `Done`.
 ///
-/// A record is *live* from its insert until it is deleted or its `ttl` has passed by the backend's clock, whichever is
-/// first. A record that is not live does not exist for any method.
+/// A record is *live* from its insert until it is deleted or its `ttl` has passed by the backend's clock,
+/// whichever is first. A record that is not live does not exist for any method.
 ///
 /// # Errors
-/// Every method may fail with [`Unavailable`](crate::ErrorKind::Unavailable), [`Backend`](crate::ErrorKind::Backend) or
-/// [`Damaged`](crate::ErrorKind::Damaged) (the record cannot be what this driver wrote; it is left where it is), and those that write with
-/// [`TooLarge`](crate::ErrorKind::TooLarge), before anything is sent, when the data is longer than [`Capabilities::max_value`]. An error
-/// whose effect is [`Effect::Unknown`](crate::Effect::Unknown) may have been applied, and may still be.
+/// Every method may fail with [`Unavailable`](crate::ErrorKind::Unavailable),
+/// [`Backend`](crate::ErrorKind::Backend) or [`Damaged`](crate::ErrorKind::Damaged) (the record cannot be
+/// what this driver wrote; it is left where it is), and those that write with
+/// [`TooLarge`](crate::ErrorKind::TooLarge), before anything is sent, when the data is longer than
+/// [`Capabilities::max_value`]. An error whose effect is [`Effect::Unknown`](crate::Effect::Unknown) may have
+/// been applied, and may still be.
 #[async_trait]
 pub trait SessionStore: Debug + Send + Sync + 'static {
-    /// What this store promises. Constant for its lifetime; the conformance suite asserts each in both directions.
+    /// What this store promises. Constant for its lifetime; the conformance suite asserts each in both
+    /// directions.
     fn capabilities(&self) -> Capabilities;
 
     /// The user index, when the backend keeps one.
@@ -55,7 +59,8 @@ pub trait SessionStore: Debug + Send + Sync + 'static {
     /// Creates; never replaces a live record.
     async fn insert(&self, key: &StorageKey, put: &Put) -> Result<Inserted>;
 
-    /// Replaces iff the stored version is `expected` (and, with [`Capabilities::fencing`], nobody holds the lock).
+    /// Replaces iff the stored version is `expected` (and, with [`Capabilities::fencing`], nobody holds the
+    /// lock).
     async fn replace(&self, key: &StorageKey, expected: Version, put: &Put) -> Result<Replaced>;
 
     /// Moves the expiry alone, to `ttl` from now; data and version stay. Not fenced: a lock does not stop it.
@@ -133,7 +138,8 @@ pub enum Inserted {
     Exists,
 }
 
-/// The outcome of [`SessionStore::replace`] and [`LockingStore::replace_and_release`](crate::LockingStore::replace_and_release).
+/// The outcome of [`SessionStore::replace`] and
+/// [`LockingStore::replace_and_release`](crate::LockingStore::replace_and_release).
 #[must_use]
 #[derive(Debug)]
 pub enum Replaced {
@@ -159,7 +165,8 @@ pub enum Touched {
     Conflict,
 }
 
-/// The outcome of [`SessionStore::delete`] and [`LockingStore::delete_and_release`](crate::LockingStore::delete_and_release).
+/// The outcome of [`SessionStore::delete`] and
+/// [`LockingStore::delete_and_release`](crate::LockingStore::delete_and_release).
 #[must_use]
 #[derive(Debug)]
 pub enum Deleted {
@@ -188,13 +195,13 @@ pub struct Capabilities {
     pub durability: Durability,
     /// Whether live records can vanish under memory pressure.
     pub may_evict: bool,
-    /// Whether writes check the lock in the same atomic step. Then a plain `replace` while another's lease is alive is
-    /// refused, and so is a holder whose lease ran out, even when nobody took the lock since.
+    /// Whether writes check the lock in the same atomic step. Then a plain `replace` while another's lease is
+    /// alive is refused, and so is a holder whose lease ran out, even when nobody took the lock since.
     pub fencing: bool,
     /// The longest `Put::data`, in bytes.
     pub max_value: usize,
-    /// What a `ttl` or a lease is rounded up to. Nothing ends before its time is over; it may take up to three of these longer, where a
-    /// clock ticks in steps of this and now and then leaves one out.
+    /// What a `ttl` or a lease is rounded up to. Nothing ends before its time is over; it may take up to
+    /// three of these longer, where a clock ticks in steps of this and now and then leaves one out.
     pub ttl_resolution: Duration,
 }
 
@@ -214,8 +221,8 @@ impl Capabilities {
 
 /// Sessions by user: may name records that are gone or were re-assigned; never omits a live one.
 ///
-/// The driver writes the index before the record, so that a crash between the two leaves a stale name, never a session
-/// that `revoke_all` cannot find.
+/// The driver writes the index before the record, so that a crash between the two leaves a stale name, never
+/// a session that `revoke_all` cannot find.
 #[async_trait]
 pub trait SessionIndex: Debug + Send + Sync {
     /// Up to `limit` keys of this user's sessions, from the beginning or after a previous page.
@@ -237,9 +244,9 @@ pub struct Page {
 /// Removal of what has expired, for backends that do not do it by themselves.
 #[async_trait]
 pub trait SessionSweeper: Debug + Send + Sync {
-    /// Removes up to `limit` expired records with all that belongs to them, never a live one, and never blocks
-    /// those who work meanwhile. Sweeping is housekeeping: a record that has expired is gone for every method
-    /// whether it was swept or not.
+    /// Removes up to `limit` expired records with all that belongs to them, never a live one, and never
+    /// blocks those who work meanwhile. Sweeping is housekeeping: a record that has expired is gone for every
+    /// method whether it was swept or not.
     ///
     /// # Errors
     /// As for [`SessionStore`]. A damaged record is left where it is and is not an error here.

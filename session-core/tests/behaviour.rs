@@ -191,7 +191,8 @@ async fn the_place_is_kept_until_the_release_is_done() {
     assert!(asked[1] >= released[0] + seconds(1), "it asked before the release was done");
 }
 
-/// Whoever commits next builds on what the one before has written: no conflict among the requests of one process.
+/// Whoever commits next builds on what the one before has written: no conflict among the requests of one
+/// process.
 #[tokio::test(start_paused = true)]
 async fn commits_of_one_process_do_not_conflict() {
     let clock = TokioClock::start();
@@ -328,7 +329,8 @@ async fn a_commit_that_is_always_overtaken_ends_as_a_conflict() {
     assert_eq!(u64::from(left), overtaken.load(Relaxed), "only what the others wrote is in it");
 }
 
-/// Without fencing another's lease stops no write: a commit that asked for the lock to save conflicts goes on without it.
+/// Without fencing another's lease stops no write: a commit that asked for the lock to save conflicts goes on
+/// without it.
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_was_overtaken_does_not_fail_for_a_lock_that_it_does_not_need() {
     let clock = TokioClock::start();

@@ -1,4 +1,5 @@
-//! The readers of bytes: damaged, torn, foreign and hostile records and ids end in errors of their own kind, and the record stays.
+//! The readers of bytes: damaged, torn, foreign and hostile records and ids end in errors of their own kind,
+//! and the record stays.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

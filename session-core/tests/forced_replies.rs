@@ -1,5 +1,5 @@
-//! Each way in which a reply can be lost, one at a time: what lands when, what others do in between, and what the request is
-//! told in the end.
+//! Each way in which a reply can be lost, one at a time: what lands when, what others do in between, and what
+//! the request is told in the end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -119,7 +119,8 @@ impl World {
         self.others.read(id).await.unwrap().map(|left| left.get(COUNT).unwrap().unwrap())
     }
 
-    /// Once everything has arrived. The script was played to its end, else the case is not the one that it is named for.
+    /// Once everything has arrived. The script was played to its end, else the case is not the one that it is
+    /// named for.
     async fn count(&self) -> Option<u32> {
         self.store.deliver().await;
         assert!(self.script.lock().unwrap().is_empty(), "a fate was never met");
@@ -562,7 +563,8 @@ async fn revoke_all_follows_a_rotation_that_comes_between_list_and_delete() {
     assert!(listed.is_empty(), "{}", listed.len());
 }
 
-/// A list comes in pages: what moves from a later one to an earlier one in between must be found all the same.
+/// A list comes in pages: what moves from a later one to an earlier one in between must be found all the
+/// same.
 #[tokio::test(start_paused = true)]
 async fn revoke_all_finds_what_rotates_from_page_to_page() {
     let mut moved_back = 0;

@@ -1,5 +1,5 @@
-//! Requests and replies that are lost, late or doubled, at random from a seed: what was acknowledged is stored once, what was
-//! refused is not stored, and what is unknown is stored at most once.
+//! Requests and replies that are lost, late or doubled, at random from a seed: what was acknowledged is
+//! stored once, what was refused is not stored, and what is unknown is stored at most once.
 //!
 //! `SESSION_SEEDS` says how many seeds are tried; the first ones when it is not set.
 

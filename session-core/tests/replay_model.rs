@@ -1,9 +1,10 @@
-//! The replay rules, exhausted: every commit is equivalent to having run alone at its commit, or at its load if it wrote
-//! nothing.
+//! The replay rules, exhausted: every commit is equivalent to having run alone at its commit, or at its load
+//! if it wrote nothing.
 //!
-//! A history is a record as it was loaded, a program of up to three operations, and the record as another request left it
-//! before the commit. All of them run through the public API. Beside that stands a small model of the rules in which each rule
-//! can be taken away: every one of them is needed, and the first history that shows it is printed.
+//! A history is a record as it was loaded, a program of up to three operations, and the record as another
+//! request left it before the commit. All of them run through the public API. Beside that stands a small
+//! model of the rules in which each rule can be taken away: every one of them is needed, and the first
+//! history that shows it is printed.
 //!
 //! The two keys are interchangeable, so only programs that name `x` first run.
 
@@ -146,7 +147,8 @@ enum Outcome {
     Conflict,
 }
 
-/// What must come out: the program ran alone at its commit, with the same to be seen; or it wrote nothing and ran at its load.
+/// What must come out: the program ran alone at its commit, with the same to be seen; or it wrote nothing and
+/// ran at its load.
 fn specified(program: &[Op], loaded: Values, fresh: Values) -> Outcome {
     let (shown, left) = run_alone(program, loaded);
     if left == loaded {

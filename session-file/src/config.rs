@@ -28,23 +28,27 @@ const OPEN: &str = "open";
 
 /// What a write waits for before it is acknowledged.
 ///
-/// The kernel keeps what a killed process has written, so each of them survives the end of every process. They differ when the
-/// machine loses power (or its kernel crashes). With the first two, that the user index then still names every session that is left
-/// rests on the file system keeping the order of names, which those with a journal do.
+/// The kernel keeps what a killed process has written, so each of them survives the end of every process.
+/// They differ when the machine loses power (or its kernel crashes). With the first two, that the user index
+/// then still names every session that is left rests on the file system keeping the order of names, which
+/// those with a journal do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileDurability {
-    /// For nothing: [`Durability::Restart`]. After a loss of power the writes of the last half minute may be gone, and a record
-    /// that was being written may be torn, which is then an error of kind [`Damaged`](ErrorKind::Damaged).
+    /// For nothing: [`Durability::Restart`]. After a loss of power the writes of the last half minute may be
+    /// gone, and a record that was being written may be torn, which is then an error of kind
+    /// [`Damaged`](ErrorKind::Damaged).
     #[default]
     None,
-    /// Until the disk has the record, not its name: [`Durability::Restart`]. After a loss of power the last writes may be gone,
-    /// but no record is torn.
+    /// Until the disk has the record, not its name: [`Durability::Restart`]. After a loss of power the last
+    /// writes may be gone, but no record is torn.
     File,
-    /// Until the disk has the record and its name: [`Durability::PowerLoss`], as far as the disk does what it says.
+    /// Until the disk has the record and its name: [`Durability::PowerLoss`], as far as the disk does what it
+    /// says.
     FileAndDirectory,
 }
 
-/// Where the sessions are, and how they are kept there. All processes that share a directory should agree on it.
+/// Where the sessions are, and how they are kept there. All processes that share a directory should agree on
+/// it.
 #[derive(Clone, Debug)]
 pub struct FileConfig {
     pub(crate) root: PathBuf,
@@ -123,16 +127,18 @@ impl FileConfig {
         self
     }
 
-    /// The longest record that is written, in bytes: 16 MiB by default, at most 1 GiB. Longer ones that are there are still read.
+    /// The longest record that is written, in bytes: 16 MiB by default, at most 1 GiB. Longer ones that are
+    /// there are still read.
     #[must_use]
     pub fn max_value(mut self, bytes: usize) -> Self {
         self.max_value = bytes;
         self
     }
 
-    /// How long a step waits while nothing moves before it fails with [`ErrorKind::Unavailable`]: 5 s by default, 1 ms to 1 h. Steps
-    /// take microseconds each (with an fsync: milliseconds), and a long queue of them is no error. It is reached when a
-    /// process is stopped in the middle of a step, or when the disk hangs.
+    /// How long a step waits while nothing moves before it fails with [`ErrorKind::Unavailable`]: 5 s by
+    /// default, 1 ms to 1 h. Steps take microseconds each (with an fsync: milliseconds), and a long queue of
+    /// them is no error. It is reached when a process is stopped in the middle of a step, or when the disk
+    /// hangs.
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
@@ -146,8 +152,8 @@ impl FileConfig {
         self
     }
 
-    /// What leases end by: any clock that all processes of this directory share. [`BootClock`] by default, which is shared by
-    /// all of a machine but containers with a time namespace of their own.
+    /// What leases end by: any clock that all processes of this directory share. [`BootClock`] by default,
+    /// which is shared by all of a machine but containers with a time namespace of their own.
     #[must_use]
     pub fn lease_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.lease_clock = clock;
@@ -180,7 +186,8 @@ impl FileConfig {
             FileDurability::None | FileDurability::File => Durability::Restart,
             FileDurability::FileAndDirectory => Durability::PowerLoss,
         };
-        // Expiries are stored to the nanosecond; clocks are not that good, so a millisecond is what is promised.
+        // Expiries are stored to the nanosecond; clocks are not that good, so a millisecond is what is
+        // promised.
         let mut capabilities = Capabilities::new(durability);
         capabilities.fencing = true;
         capabilities.max_value = self.max_value;

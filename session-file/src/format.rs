@@ -14,9 +14,9 @@
 //! | 64 | 4 | length of the data |
 //! | 68 | 4 | CRC-32 of the key, the header before this field, and the data |
 //!
-//! Magic, format and length are compared, and the rest is under the checksum, which finds every change within 32 bits for certain: so
-//! each damaged byte is found, as is each byte that is missing or too many. The key is in the checksum, so a record that was
-//! copied to another session's name is damaged there.
+//! Magic, format and length are compared, and the rest is under the checksum, which finds every change within
+//! 32 bits for certain: so each damaged byte is found, as is each byte that is missing or too many. The key
+//! is in the checksum, so a record that was copied to another session's name is damaged there.
 
 use bytes::Bytes;
 use session_core::{PrincipalKey, StorageKey, Stored, Token, Version};

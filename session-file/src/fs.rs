@@ -1,7 +1,7 @@
 //! Every file call of this crate, behind one trait: what a test makes fail, call by call.
 //!
-//! No other module of this crate touches the file system. The calls are small on purpose: one system call or two each, so that
-//! failing the n-th call of an operation reaches each point between two effects.
+//! No other module of this crate touches the file system. The calls are small on purpose: one system call or
+//! two each, so that failing the n-th call of an operation reaches each point between two effects.
 
 use rustix::fs::OFlags;
 use std::{
@@ -29,8 +29,8 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Reads exactly so many bytes at this place.
     fn read(&self, file: &File, buffer: &mut [u8], at: u64) -> io::Result<()>;
 
-    /// The whole file if it is a regular one of at most `limit` bytes and all of it is in memory: never waits for a disk.
-    /// `None` says only that another way must be tried.
+    /// The whole file if it is a regular one of at most `limit` bytes and all of it is in memory: never waits
+    /// for a disk. `None` says only that another way must be tried.
     fn read_cached(&self, path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>>;
 
     /// Writes all of it, at the file's position.
@@ -57,7 +57,8 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Takes the flock if it is free.
     fn try_lock(&self, file: &File, how: Flock) -> io::Result<bool>;
 
-    /// Gives the flock back. Closing alone would not, while a child that was forked at that moment still has the descriptor.
+    /// Gives the flock back. Closing alone would not, while a child that was forked at that moment still has
+    /// the descriptor.
     fn unlock(&self, file: &File) -> io::Result<()>;
 
     /// Whether this is the file of that name, and not one that was replaced or removed since.
@@ -110,8 +111,9 @@ impl Fs for RealFs {
             io::{Errno, ReadWriteFlags, preadv2},
         };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | cautious();
-        // Fails with EAGAIN where the path is not in memory, with ENOSYS or EPERM where the kernel or a sandbox
-        // does not know the call: each means "another way", as does whatever else is not a plain ENOENT.
+        // Fails with EAGAIN where the path is not in memory, with ENOSYS or EPERM where the kernel or a
+        // sandbox does not know the call: each means "another way", as does whatever else is not a plain
+        // ENOENT.
         let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Err(io::ErrorKind::NotFound.into()),

@@ -1,8 +1,8 @@
 //! Sessions by user: an empty file for each.
 //!
-//! An entry is created before the record that needs it and removed after it, both under the flock of the session: so the
-//! entries are a superset of the truth at any time, and reading them needs no lock. Most writes leave the user as it is
-//! and touch no entry.
+//! An entry is created before the record that needs it and removed after it, both under the flock of the
+//! session: so the entries are a superset of the truth at any time, and reading them needs no lock. Most
+//! writes leave the user as it is and touch no entry.
 
 use crate::{
     FileDurability, FileStore,
@@ -27,8 +27,8 @@ impl Shard<'_> {
         let create = || -> io::Result<()> {
             for _ in 0..TRIES {
                 match fs.create_new(&entry) {
-                    // The directory is not there yet, or was empty and was swept a moment ago: the kernel removes none that has
-                    // an entry, so this ends with one side's success.
+                    // The directory is not there yet, or was empty and was swept a moment ago: the kernel
+                    // removes none that has an entry, so this ends with one side's success.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         fs.create_dir(&above)?;
                         fs.create_dir(&directory)?;
@@ -41,7 +41,8 @@ impl Shard<'_> {
         };
         let sync_names = || -> io::Result<()> {
             if self.shared.config.durability == FileDurability::FileAndDirectory {
-                // All, always: who created them may not have come to this line yet. It happens at a login, not at each write.
+                // All, always: who created them may not have come to this line yet. It happens at a login,
+                // not at each write.
                 for directory in [&directory, &above, &layout.users()] {
                     sync(fs, directory)?;
                 }
@@ -52,8 +53,8 @@ impl Shard<'_> {
         create().and_then(|()| sync_names()).map_err(|error| self.failed(Effect::None, &entry, error))
     }
 
-    /// Takes this session out of the user's index. What fails here is no reason to call the step failed: an entry too
-    /// many is allowed, and swept.
+    /// Takes this session out of the user's index. What fails here is no reason to call the step failed: an
+    /// entry too many is allowed, and swept.
     pub(crate) fn unindex(&self, principal: &PrincipalKey, key: &StorageKey) {
         let (_, entry) = self.shared.layout.user_entry(principal, key);
         match self.shared.fs().remove_file(&entry) {
@@ -79,8 +80,8 @@ impl Shared {
         }
     }
 
-    /// By the last digit of the keys, and by the keys in that: an order that insertions and removals do not change, so that
-    /// a session which is there all the time is on exactly one page.
+    /// By the last digit of the keys, and by the keys in that: an order that insertions and removals do not
+    /// change, so that a session which is there all the time is on exactly one page.
     fn keys_of(&self, principal: &PrincipalKey, after: Option<StorageKey>, limit: usize) -> Result<Page> {
         let mut keys = Vec::new();
         let first = after.map_or(0, |after| layout::last_digit(&after));

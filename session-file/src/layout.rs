@@ -10,13 +10,14 @@
 //!   owners/51d0…            an open store; its process holds a flock on it
 //! ```
 //!
-//! 100,000 sessions are 400 to a directory. A user's sessions are spread over 16 directories by their keys, so that one
-//! account that has all the sessions there are does not make one big directory, and users over 256.
+//! 100,000 sessions are 400 to a directory. A user's sessions are spread over 16 directories by their keys,
+//! so that one account that has all the sessions there are does not make one big directory, and users over
+//! 256.
 //!
-//! The directories of `records` are made with their first session and stay: each is also what is flocked for a step on
-//! one of its sessions. 256 locks are enough for steps of microseconds, they leave no litter as a lock file per session
-//! would, and a lock that nobody removes cannot be removed under someone who waits for it. (If somebody else does, the
-//! comparison of inodes finds out.)
+//! The directories of `records` are made with their first session and stay: each is also what is flocked for
+//! a step on one of its sessions. 256 locks are enough for steps of microseconds, they leave no litter as a
+//! lock file per session would, and a lock that nobody removes cannot be removed under someone who waits for
+//! it. (If somebody else does, the comparison of inodes finds out.)
 
 use crate::format::OwnerId;
 use session_core::{PrincipalKey, StorageKey};

@@ -1,10 +1,10 @@
 //! Sessions in files, for several processes on one machine.
 //!
-//! [`FileStore`] keeps each session in a file of its own, writes it whole beside the old one and renames it into place: a reader
-//! sees the old record or the new one, never a mixture, and takes no lock. Every other step runs under the flock of one of
-//! 256 directories, for as long as its file calls take. The lock of a session is not that flock but a lease in a
-//! file beside the record, checked in the same step as the write: it ends by time also when its holder was stopped, and at once
-//! when its holder died.
+//! [`FileStore`] keeps each session in a file of its own, writes it whole beside the old one and renames it
+//! into place: a reader sees the old record or the new one, never a mixture, and takes no lock. Every other
+//! step runs under the flock of one of 256 directories, for as long as its file calls take. The lock of a
+//! session is not that flock but a lease in a file beside the record, checked in the same step as the write:
+//! it ends by time also when its holder was stopped, and at once when its holder died.
 //!
 //! ```
 //! use session_core::{Inserted, Put, SessionId, SessionStore, SystemRandom};
@@ -23,9 +23,9 @@
 //! # runtime.block_on(run(directory.path())).unwrap();
 //! ```
 //!
-//! What it needs: a local file system that can flock (ext4, xfs, btrfs, tmpfs; not NFS), checked when the store is opened, and
-//! a tokio runtime with its timer. What it cannot do: share sessions between machines, or hide them from whoever may read the
-//! directory, which is therefore made for its owner alone.
+//! What it needs: a local file system that can flock (ext4, xfs, btrfs, tmpfs; not NFS), checked when the
+//! store is opened, and a tokio runtime with its timer. What it cannot do: share sessions between machines,
+//! or hide them from whoever may read the directory, which is therefore made for its owner alone.
 //!
 //! What can go wrong, and what happens then:
 //!
@@ -40,7 +40,8 @@
 //! | a record is damaged | [`Damaged`](session_core::ErrorKind::Damaged) from every verb; the file stays until somebody moves it |
 //! | the clock is set | records expire by the time of day, leases by [`BootClock`], which nobody sets |
 //!
-//! Call [`sweep`](session_core::SessionSweeper::sweep) now and then: it removes what has expired and what crashes have left.
+//! Call [`sweep`](session_core::SessionSweeper::sweep) now and then: it removes what has expired and what
+//! crashes have left.
 
 #[cfg(not(unix))]
 compile_error!("session-file needs flock and the file modes of Unix");

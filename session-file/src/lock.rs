@@ -1,12 +1,15 @@
-//! The lock of a session: a lease in a file beside the record, read and written in the same step as the record.
+//! The lock of a session: a lease in a file beside the record, read and written in the same step as the
+//! record.
 //!
-//! A lease is alive until its deadline, and as long as its owner is. A plain write is refused while it lives, and a holder whose
-//! lease has ended is refused even when nobody took it: one look at the lock file in the step that writes.
+//! A lease is alive until its deadline, and as long as its owner is. A plain write is refused while it lives,
+//! and a holder whose lease has ended is refused even when nobody took it: one look at the lock file in the
+//! step that writes.
 //!
-//! Nobody can wake a process that waits, so those who wait come and look: after 1 ms, later every 5 to 10 ms. Whoever
-//! comes first gets the lock, which is quick, and unfair to a process that looks in vain while another one passes
-//! the lock on inside. So who has waited for 50 ms writes its token into the lock file: the next turn is then kept for it,
-//! and it looks every 2 ms. A kept turn that nobody comes for ends after 100 ms.
+//! Nobody can wake a process that waits, so those who wait come and look: after 1 ms, later every 5 to 10 ms.
+//! Whoever comes first gets the lock, which is quick, and unfair to a process that looks in vain while
+//! another one passes the lock on inside. So who has waited for 50 ms writes its token into the lock file:
+//! the next turn is then kept for it, and it looks every 2 ms. A kept turn that nobody comes for ends after
+//! 100 ms.
 
 use crate::{
     FileStore,
@@ -147,7 +150,8 @@ impl Shard<'_> {
         Ok(held)
     }
 
-    /// After the step is decided: a lock that cannot be freed ends with its lease, and is no reason to call the step failed.
+    /// After the step is decided: a lock that cannot be freed ends with its lease, and is no reason to call
+    /// the step failed.
     fn free_at_last(&self, key: &StorageKey, token: Option<Token>) {
         if let Some(Err(error)) = token.map(|token| self.free(key, token)) {
             tracing::warn!(%error, "a lock could not be released; it ends with its lease");
@@ -182,8 +186,8 @@ impl Shard<'_> {
     }
 }
 
-/// The turn that is kept, if one is. One that is kept for longer than any is was written by another clock: before the machine
-/// was started again.
+/// The turn that is kept, if one is. One that is kept for longer than any is was written by another clock:
+/// before the machine was started again.
 pub(crate) fn kept(lock: &Lock, now: Duration) -> Option<Turn> {
     lock.next.filter(|turn| turn.until > now && turn.until <= now.saturating_add(TURN))
 }

@@ -1,11 +1,12 @@
 //! Who is alive: each open store keeps a flock on a file of its own for as long as it is open.
 //!
-//! A lease names its owner. Whoever can take the flock of that owner's file knows that the owner is gone, however it went, and need
-//! not wait for the lease to end. A stopped process keeps its flock, so its leases end by time.
+//! A lease names its owner. Whoever can take the flock of that owner's file knows that the owner is gone,
+//! however it went, and need not wait for the lease to end. A stopped process keeps its flock, so its leases
+//! end by time.
 //!
-//! A flock belongs to an opened file, not to a process: two stores in one process see each other as any two processes do. Programs
-//! that are started do not inherit it (std opens everything close-on-exec); a child that was *forked* and goes on without exec
-//! does, and then its parent's leases end by time, too.
+//! A flock belongs to an opened file, not to a process: two stores in one process see each other as any two
+//! processes do. Programs that are started do not inherit it (std opens everything close-on-exec); a child
+//! that was *forked* and goes on without exec does, and then its parent's leases end by time, too.
 
 use crate::{
     format::OwnerId,
@@ -54,8 +55,8 @@ impl Owner {
         Err(failed(&layout.owners(), io::ErrorKind::ResourceBusy.into()))
     }
 
-    /// Makes sure that others can see this owner before it takes a lease: something that tidies up temporary directories
-    /// may have removed the file, and a lease of an owner without a file is free for all.
+    /// Makes sure that others can see this owner before it takes a lease: something that tidies up temporary
+    /// directories may have removed the file, and a lease of an owner without a file is free for all.
     pub(crate) fn ensure(&self) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..TRIES {
@@ -72,14 +73,15 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Only tidiness: without the flock, which goes with the descriptor, the file says "dead", and a sweep removes it.
+        // Only tidiness: without the flock, which goes with the descriptor, the file says "dead", and a sweep
+        // removes it.
         let _swept_later = self.fs.remove_file(&self.path);
     }
 }
 
-/// The owner file of this name with its flock; `None` when somebody else has locked it at this moment: a sweep that takes the file
-/// for a dead one's, because it came between the two calls, and removes it before it gives the flock back, which the comparison
-/// shows; or one who looks whether the owner lives.
+/// The owner file of this name with its flock; `None` when somebody else has locked it at this moment: a
+/// sweep that takes the file for a dead one's, because it came between the two calls, and removes it before
+/// it gives the flock back, which the comparison shows; or one who looks whether the owner lives.
 fn hold(fs: &dyn Fs, path: &Path) -> io::Result<Option<File>> {
     let file = fs.create(path)?;
     let held = fs.try_lock(&file, Flock::Exclusive)? && fs.is_at(&file, path)?;
@@ -99,7 +101,8 @@ pub(crate) fn is_dead(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
     fs.try_lock(&file, Flock::Shared)
 }
 
-/// Removes the file of an owner that is gone. It is locked meanwhile, so it is nobody's who was about to lock it.
+/// Removes the file of an owner that is gone. It is locked meanwhile, so it is nobody's who was about to lock
+/// it.
 pub(crate) fn remove_dead(fs: &dyn Fs, path: &Path) -> io::Result<()> {
     let file = match fs.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

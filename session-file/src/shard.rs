@@ -1,19 +1,22 @@
 //! One step: what happens on one session while the flock of its directory is held.
 //!
-//! A step runs from its first file call to its last on one thread, which takes the flock and gives it back: whoever holds it
-//! needs nothing else to go on, so threads that wait for it can never starve its holder. To keep waiting short all the same:
+//! A step runs from its first file call to its last on one thread, which takes the flock and gives it back:
+//! whoever holds it needs nothing else to go on, so threads that wait for it can never starve its holder. To
+//! keep waiting short all the same:
 //!
-//! - within a store a queue stands in front of each directory (an async mutex, in order of arrival), so of one store
-//!   at most one thread per directory deals with the flock;
-//! - that thread tries for about a millisecond, as others hold it for microseconds; after that the step goes back to where
-//!   waiting costs nothing, sleeps, and comes again, until `busy_timeout`;
-//! - of one store at most 16 threads are at work at once. More gain nothing (the work is the kernel's, or the disk's, and an
-//!   fsync of many is one), and cost: of hundreds of threads on a few cores, those that hold a flock seldom run.
+//! - within a store a queue stands in front of each directory (an async mutex, in order of arrival), so of
+//!   one store at most one thread per directory deals with the flock;
+//! - that thread tries for about a millisecond, as others hold it for microseconds; after that the step goes
+//!   back to where waiting costs nothing, sleeps, and comes again, until `busy_timeout`;
+//! - of one store at most 16 threads are at work at once. More gain nothing (the work is the kernel's, or the
+//!   disk's, and an fsync of many is one), and cost: of hundreds of threads on a few cores, those that hold a
+//!   flock seldom run.
 //!
-//! Blocking `flock` was not chosen: it cannot be given up, and one stopped process would collect the threads of all others.
+//! Blocking `flock` was not chosen: it cannot be given up, and one stopped process would collect the threads
+//! of all others.
 //!
-//! A step whose future was dropped still runs to its end, with its place in the queue: it happened or it did not, and the next
-//! step on that session, also of the one who dropped it, comes after it.
+//! A step whose future was dropped still runs to its end, with its place in the queue: it happened or it did
+//! not, and the next step on that session, also of the one who dropped it, comes after it.
 
 use crate::{
     FileDurability,
@@ -62,7 +65,8 @@ pub(crate) struct Shard<'a> {
 
 impl Drop for Shard<'_> {
     fn drop(&mut self) {
-        // Closing the descriptor gives the flock back, too, unless a child is being forked; then it ends a moment later.
+        // Closing the descriptor gives the flock back, too, unless a child is being forked; then it ends a
+        // moment later.
         let _closed_next = self.shared.fs().unlock(&self.directory);
     }
 }
@@ -112,7 +116,8 @@ impl FileStore {
     }
 }
 
-/// Waits in a queue as long as it moves: a long one is no error, one that stands still is. `None` when no step was done for so long.
+/// Waits in a queue as long as it moves: a long one is no error, one that stands still is. `None` when no
+/// step was done for so long.
 async fn while_it_moves<T>(
     steps: &AtomicUsize,
     timeout: Duration,
@@ -180,8 +185,8 @@ impl<'a> Shard<'a> {
         for _ in 0..REOPENED {
             let directory = match shared.fs().open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    // Its first session, or somebody has tidied up. The directory above is not made here: without it there is
-                    // no store.
+                    // Its first session, or somebody has tidied up. The directory above is not made here:
+                    // without it there is no store.
                     shared.fs().create_dir(&path).map_err(failed)?;
                     shared.shards[number].has_name.store(false, Relaxed);
                     continue;
@@ -224,8 +229,8 @@ impl<'a> Shard<'a> {
 
     /// Puts a record in the place of another one (or of none), which belonged to `before`.
     ///
-    /// The index names the new user before the record does, and forgets the former one after it: a crash between
-    /// leaves an entry too many, never one too few.
+    /// The index names the new user before the record does, and forgets the former one after it: a crash
+    /// between leaves an entry too many, never one too few.
     pub(crate) fn write(&self, key: &StorageKey, before: Option<PrincipalKey>, new: &Record) -> Result<()> {
         if let Some(principal) = new.principal.filter(|principal| before != Some(*principal)) {
             self.index(&principal, key)?;
@@ -266,8 +271,8 @@ impl<'a> Shard<'a> {
 
     /// Writes who holds the lock and who is next; nobody and nobody: no file.
     ///
-    /// A first lease is written in place, which is quicker: cut short by a crash, it names nobody, who is who has it. Nothing
-    /// is synced: no lease outlives a loss of power, because no owner does.
+    /// A first lease is written in place, which is quicker: cut short by a crash, it names nobody, who is who
+    /// has it. Nothing is synced: no lease outlives a loss of power, because no owner does.
     pub(crate) fn write_lock(&self, key: &StorageKey, lock: &Lock) -> Result<()> {
         let (fs, path) = (self.fs(), self.shared.layout.lock(key));
         if *lock == Lock::default() {
@@ -293,8 +298,8 @@ impl<'a> Shard<'a> {
 
     /// Writes a file beside the one that it replaces, then renames it into place.
     ///
-    /// Temporary files need no names of their own: they are written under the flock, so there is one at a time, and one that is
-    /// found there is what a crash has left.
+    /// Temporary files need no names of their own: they are written under the flock, so there is one at a
+    /// time, and one that is found there is what a crash has left.
     fn put(&self, key: &StorageKey, path: &Path, bytes: &[u8], synced: bool) -> Result<()> {
         let temp = self.shared.layout.temp(key);
         let fs = self.fs();
@@ -331,7 +336,8 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// What a rename or a removal that failed has done: nothing, when the kernel refused it for a reason that it checks before.
+/// What a rename or a removal that failed has done: nothing, when the kernel refused it for a reason that it
+/// checks before.
 fn effect_of(error: &io::Error) -> Effect {
     use io::ErrorKind as Kind;
     match error.kind() {

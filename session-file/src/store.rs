@@ -6,8 +6,9 @@
 //! | insert, replace, touch | reads, compares, writes a new file and renames it into place |
 //! | delete | reads, removes the file |
 //!
-//! A damaged record is an error for every verb, `delete` and `insert` included: what cannot be read cannot be told apart
-//! from what somebody needs, so it stays where it is until a person moves it. The error names the file.
+//! A damaged record is an error for every verb, `delete` and `insert` included: what cannot be read cannot be
+//! told apart from what somebody needs, so it stays where it is until a person moves it. The error names the
+//! file.
 
 use crate::{
     FileConfig, FileDurability,
@@ -33,8 +34,8 @@ use std::{
 };
 use tokio::sync::{Mutex, Semaphore};
 
-/// Records up to this size are read on the spot when they are in memory: copying and checking them takes microseconds,
-/// less than the way to another thread and back.
+/// Records up to this size are read on the spot when they are in memory: copying and checking them takes
+/// microseconds, less than the way to another thread and back.
 const ON_THE_SPOT: usize = 64 << 10;
 
 /// Sessions in files. Cheap to clone: clones share one owner file, and the leases that it stands for.
@@ -73,9 +74,9 @@ impl FileStore {
     /// Opens the store, creating what is not there: some blocking file calls, for the start of a program.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for settings that cannot be used, and for a directory with the layout of another version;
-    /// [`ErrorKind::Unsupported`] where the file system does not lock; [`ErrorKind::Unavailable`] or [`ErrorKind::Backend`] when a file
-    /// call fails.
+    /// [`ErrorKind::Invalid`] for settings that cannot be used, and for a directory with the layout of
+    /// another version; [`ErrorKind::Unsupported`] where the file system does not lock;
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Backend`] when a file call fails.
     pub fn open(mut config: FileConfig) -> Result<Self> {
         config.check()?;
         let failed = |path: &Path, error| io_error(OPEN, Effect::None, path, error);
@@ -133,7 +134,8 @@ impl Draft {
 
 const OPEN: &str = "open";
 
-/// Creates the root and what is missing above it, and syncs the new names if it is to survive a loss of power.
+/// Creates the root and what is missing above it, and syncs the new names if it is to survive a loss of
+/// power.
 fn create_all(fs: &dyn Fs, path: &Path, sync_names: bool) -> io::Result<()> {
     let Some(above) = path.parent() else { return Ok(()) };
     let created = match fs.create_dir(path) {
@@ -151,7 +153,8 @@ pub(crate) fn sync(fs: &dyn Fs, directory: &Path) -> io::Result<()> {
     fs.sync(&fs.open(directory)?)
 }
 
-/// Whether this tree is one of ours. Written beside and renamed: those who open a new store at once write the same.
+/// Whether this tree is one of ours. Written beside and renamed: those who open a new store at once write the
+/// same.
 fn check_format(config: &FileConfig, layout: &Layout) -> Result<()> {
     let (fs, path) = (&*config.fs, layout.format());
     let failed = |error| io_error(OPEN, Effect::None, &path, error);
@@ -189,7 +192,8 @@ fn check_format(config: &FileConfig, layout: &Layout) -> Result<()> {
     }
 }
 
-/// Whether two who open the same directory exclude each other: on some file systems a flock fails, on some it does nothing.
+/// Whether two who open the same directory exclude each other: on some file systems a flock fails, on some it
+/// does nothing.
 fn locks_work(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
     let (first, second) = (fs.open(path)?, fs.open(path)?);
     let both = || Ok(fs.try_lock(&first, Flock::Exclusive)? && fs.try_lock(&second, Flock::Exclusive)?);
@@ -217,7 +221,8 @@ fn no_locks(path: &Path) -> Error {
 /// The error of a file call.
 pub(crate) fn io_error(operation: &'static str, effect: Effect, path: &Path, error: io::Error) -> Error {
     use io::ErrorKind as Kind;
-    // What may pass by itself, or with the disk that is mounted again. Too many open files have no kind of their own.
+    // What may pass by itself, or with the disk that is mounted again. Too many open files have no kind of
+    // their own.
     let passing = matches!(
         error.kind(),
         Kind::StorageFull
@@ -248,7 +253,8 @@ impl Shared {
         io_error(operation, effect, path, error)
     }
 
-    /// The record, live or expired. Needs no lock: a file is complete before it gets its name, and never changed after.
+    /// The record, live or expired. Needs no lock: a file is complete before it gets its name, and never
+    /// changed after.
     pub(crate) fn read_record(&self, operation: &'static str, key: &StorageKey) -> Result<Option<Record>> {
         let path = self.layout.record(key);
         let damaged = |why: &str| {
@@ -280,7 +286,8 @@ impl Shared {
         Record::decode(key, bytes).map(Some).map_err(damaged)
     }
 
-    /// The record if it is in memory and fine. Anything else, absence apart, is for [`read_record`](Self::read_record) to judge.
+    /// The record if it is in memory and fine. Anything else, absence apart, is for
+    /// [`read_record`](Self::read_record) to judge.
     fn read_cached(&self, key: &StorageKey) -> Option<Option<Record>> {
         match self.fs().read_cached(&self.layout.record(key), ON_THE_SPOT) {
             Ok(Some(bytes)) => Record::decode(key, bytes).ok().map(Some),
@@ -291,8 +298,9 @@ impl Shared {
 
     /// Who holds the lock of a session, and who is next, be they alive or not.
     ///
-    /// A file that cannot be read names nobody: it is a first lease that a crash has cut short, or torn by a loss of power, which its
-    /// owner did not survive. Whoever may have held it all the same is told at its write, which the lock no longer covers.
+    /// A file that cannot be read names nobody: it is a first lease that a crash has cut short, or torn by a
+    /// loss of power, which its owner did not survive. Whoever may have held it all the same is told at its
+    /// write, which the lock no longer covers.
     pub(crate) fn read_lock(&self, operation: &'static str, key: &StorageKey) -> Result<Lock> {
         let path = self.layout.lock(key);
         let read = || -> io::Result<Lock> {

@@ -1,9 +1,9 @@
 //! What is left behind: expired records, and what crashes leave.
 //!
-//! A sweep looks without a lock and removes under it: each find is judged again, in a step like any other, of which one takes up
-//! some tens of finds. It goes round the directories of records, from where the last one stopped, and when it has been
-//! everywhere and the limit was not reached, cleans up the rest: entries of the index that name no session of that user,
-//! and owner files of the dead.
+//! A sweep looks without a lock and removes under it: each find is judged again, in a step like any other, of
+//! which one takes up some tens of finds. It goes round the directories of records, from where the last one
+//! stopped, and when it has been everywhere and the limit was not reached, cleans up the rest: entries of the
+//! index that name no session of that user, and owner files of the dead.
 //!
 //! What is not ours stays: names that this crate does not give, and records that are damaged.
 
@@ -48,8 +48,8 @@ impl Shared {
             .collect())
     }
 
-    /// Whether this is a record that has expired: by its header, and then by all of it, so that damaged ones, which stay, do not
-    /// count against the limit.
+    /// Whether this is a record that has expired: by its header, and then by all of it, so that damaged ones,
+    /// which stay, do not count against the limit.
     fn has_expired(&self, key: &StorageKey, now: Duration) -> bool {
         self.peek(key).is_some_and(|header| header.expires <= now)
             && matches!(self.read_record(SWEEP, key), Ok(Some(record)) if !record.is_live(now))
@@ -158,7 +158,8 @@ impl Shard<'_> {
 }
 
 impl FileStore {
-    /// Removes up to `limit` expired records and all that crashes have left in one directory; how many, and whether there are more.
+    /// Removes up to `limit` expired records and all that crashes have left in one directory; how many, and
+    /// whether there are more.
     async fn sweep_shard(&self, shard: usize, limit: usize) -> Result<Swept> {
         let shared = Arc::clone(&self.shared);
         let mut finds = blocking(SWEEP, move || shared.finds(shard)).await??;
@@ -200,7 +201,8 @@ impl SessionSweeper for FileStore {
             let here = self.sweep_shard(shard, limit - swept.removed).await?;
             swept.removed += here.removed;
             if here.more {
-                // Here the next sweep goes on. Two sweeps at once may send each other back, and lose nothing but time.
+                // Here the next sweep goes on. Two sweeps at once may send each other back, and lose nothing
+                // but time.
                 self.shared.swept.store(shard, Relaxed);
                 swept.more = true;
                 return Ok(swept);

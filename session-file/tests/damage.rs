@@ -1,4 +1,5 @@
-//! What is not a record of ours, whole, is an error of its own kind, stays where it is, and is never overwritten.
+//! What is not a record of ours, whole, is an error of its own kind, stays where it is, and is never
+//! overwritten.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 

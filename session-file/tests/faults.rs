@@ -1,5 +1,5 @@
-//! Each file call of each verb fails in turn: the old record or the new one is there, never a mixture; what the error says about its
-//! effect is true; no lock and no session is lost; and a sweep leaves nothing.
+//! Each file call of each verb fails in turn: the old record or the new one is there, never a mixture; what
+//! the error says about its effect is true; no lock and no session is lost; and a sweep leaves nothing.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 

@@ -50,7 +50,8 @@ impl Worker {
         Self { input: child.stdin.take(), child, output }
     }
 
-    /// The next line that the worker says, less what the test harness says around it. `None` when it has died.
+    /// The next line that the worker says, less what the test harness says around it. `None` when it has
+    /// died.
     fn hear(&mut self) -> Option<String> {
         self.output.by_ref().map_while(Result::ok).find_map(|line| Some(line.split_once('@')?.1.to_owned()))
     }
@@ -335,7 +336,8 @@ async fn the_children_of_a_killed_holder_keep_nothing() {
     assert!(matches!(acquired, Acquired::Granted(_)), "{acquired:?}");
 }
 
-/// Killed before each file call of each verb: the record is the old or the new one, the lock is free, a sweep leaves nothing.
+/// Killed before each file call of each verb: the record is the old or the new one, the lock is free, a sweep
+/// leaves nothing.
 #[tokio::test]
 async fn a_process_can_be_killed_anywhere() {
     for verb in VERBS {
@@ -380,8 +382,8 @@ async fn a_process_can_be_killed_anywhere() {
     }
 }
 
-/// Stopped before each file call of a write: others are served, or told within the time that they are not; the stopped one's write
-/// comes before theirs or is refused.
+/// Stopped before each file call of a write: others are served, or told within the time that they are not;
+/// the stopped one's write comes before theirs or is refused.
 #[tokio::test]
 async fn a_process_can_be_stopped_anywhere() {
     let mut waited = 0;

@@ -71,7 +71,8 @@ fn stopping(config: FileConfig) -> (FileStore, Arc<Stop>, Arc<Hooked>, Arc<Atomi
     (FileStore::open(config.fs(fs.clone())).unwrap(), stop, fs, at)
 }
 
-/// Wherever a writer is stopped, another one's write comes before it or after it: exactly one replaces the version that both name.
+/// Wherever a writer is stopped, another one's write comes before it or after it: exactly one replaces the
+/// version that both name.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_writers_one_wins_wherever_the_first_is_stopped() {
     for (second, nth) in
@@ -171,7 +172,8 @@ async fn a_lease_that_ends_in_the_middle_of_a_write_lets_nobody_between() {
     }
 }
 
-/// A sweep has seen that a record is expired; before it removes it, a new one is inserted under that key, or the lock is taken.
+/// A sweep has seen that a record is expired; before it removes it, a new one is inserted under that key, or
+/// the lock is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_removes_nothing_that_came_meanwhile() {
     for nth in 0..60 {
@@ -179,7 +181,8 @@ async fn a_sweep_removes_nothing_that_came_meanwhile() {
         let (other, key) = (fixture.open(), key());
         insert(&other, &key, &put(OLD).principal(Some(ann()))).await;
         fixture.clock.advance(MINUTE);
-        // From the first look at the record to the last at its index: nothing else of a sweep can meet the others.
+        // From the first look at the record to the last at its index: nothing else of a sweep can meet the
+        // others.
         let (stop, at, record) =
             (Arc::new(Stop::default()), AtomicUsize::new(usize::MAX), fixture.record_path(&key));
         let fs = Hooked::new({
@@ -328,7 +331,8 @@ async fn the_flock_of_a_removed_directory_counts_for_nothing() {
     assert_eq!(store.load(&key).await.unwrap().unwrap().data, "y");
 }
 
-/// The flock of a step that hangs: an error within the time, without effect; and everything goes on afterwards.
+/// The flock of a step that hangs: an error within the time, without effect; and everything goes on
+/// afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_hangs_is_an_error_within_the_time() {
     let fixture = Fixture::new();
@@ -395,8 +399,8 @@ async fn increments_of_many_tasks_and_stores_are_all_kept() {
     assert_eq!(fixture.open().load(&key).await.unwrap().unwrap().data, "300");
 }
 
-/// A future that is dropped at any of its awaits: the step happened or did not, nothing is half, and the lock can be given back
-/// by its token, whatever became of it.
+/// A future that is dropped at any of its awaits: the step happened or did not, nothing is half, and the lock
+/// can be given back by its token, whatever became of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_future_leaves_before_or_after() {
     let seen = [AtomicU64::new(0), AtomicU64::new(0)];
@@ -460,7 +464,8 @@ async fn a_waiter_gets_what_is_released_and_gives_up_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
-/// What was written before the machine was started again says times that are far ahead: none of it holds anything.
+/// What was written before the machine was started again says times that are far ahead: none of it holds
+/// anything.
 #[tokio::test]
 async fn what_another_boot_has_left_holds_nothing() {
     let fixture = Fixture::new();
@@ -483,7 +488,8 @@ async fn what_another_boot_has_left_holds_nothing() {
     assert_eq!(fixture.session_files(), [fixture.record_path(&key)]);
 }
 
-/// A store that passes its lock on inside all the time, as a process with a long queue does, lets others in all the same.
+/// A store that passes its lock on inside all the time, as a process with a long queue does, lets others in
+/// all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_vain_gets_the_next_turn() {
     let directory = tempfile::TempDir::new().unwrap();

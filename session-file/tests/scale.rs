@@ -1,5 +1,5 @@
-//! Many sessions: how they are spread, and what they cost. `cargo test -p session-file --release --test scale -- --ignored --nocapture`
-//! measures 100,000.
+//! Many sessions: how they are spread, and what they cost. `cargo test -p session-file --release --test scale
+//! -- --ignored --nocapture` measures 100,000.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 

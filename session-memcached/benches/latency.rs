@@ -1,8 +1,10 @@
-//! `cargo bench -p session-memcached [-- latency | -- handover]`: a session's update against the classical way, and the lock from hand to hand.
+//! `cargo bench -p session-memcached [-- latency | -- handover]`: a session's update against the classical
+//! way, and the lock from hand to hand.
 //!
-//! The classical way is what session handlers on memcached do: `add` a lock, `gets`, `cas`, `delete` the lock without waiting for the
-//! answer; three waits, spoken by memcache-async on one connection without pool, timeout or checks. All ways take turns in one
-//! run, so that the machine is the same for each; the figures are medians, and the ratios are what to read.
+//! The classical way is what session handlers on memcached do: `add` a lock, `gets`, `cas`, `delete` the lock
+//! without waiting for the answer; three waits, spoken by memcache-async on one connection without pool,
+//! timeout or checks. All ways take turns in one run, so that the machine is the same for each; the figures
+//! are medians, and the ratios are what to read.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench that fails says so")]
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
@@ -25,7 +27,8 @@ use tokio::{
     time::Instant,
 };
 
-/// memcached deals connections out to its threads, and a thread that sleeps on another core answers later: here all are on one.
+/// memcached deals connections out to its threads, and a thread that sleeps on another core answers later:
+/// here all are on one.
 const ONE_THREAD: &[&str] = &["-t", "1"];
 const SIZE: usize = 1024;
 const TTL: Duration = Duration::from_secs(600);
@@ -102,7 +105,8 @@ async fn latency(server: &MemcachedServer, rounds: usize, batch: usize) {
     ];
     let mut ways = names.map(|name| Way { name, times: Vec::new() });
     for round in 0..rounds {
-        // Begin with another one each time: what the one before left behind costs none of them more than the others.
+        // Begin with another one each time: what the one before left behind costs none of them more than the
+        // others.
         for turn in 0..ways.len() {
             let way = &mut ways[(round + turn) % names.len()];
             for count in 0..batch {

@@ -1,14 +1,14 @@
 //! One operation on one lock, on one connection.
 //!
-//! A lock is an item with the holder's token and the tokens of those who wait, in the order in which they came. Whoever finds none adds
-//! one; whoever finds another's appends his token by `cas`; whoever releases it writes the next one's token into it, by `cas` again,
-//! with a short lease in which that one has to claim it. It is deleted when nobody waits. So waiters are served in turn, and one who
-//! died costs the others the time to claim at most. When the item expires or is evicted its queue goes with it: who waited
-//! comes again.
+//! A lock is an item with the holder's token and the tokens of those who wait, in the order in which they
+//! came. Whoever finds none adds one; whoever finds another's appends his token by `cas`; whoever releases it
+//! writes the next one's token into it, by `cas` again, with a short lease in which that one has to claim it.
+//! It is deleted when nobody waits. So waiters are served in turn, and one who died costs the others the time
+//! to claim at most. When the item expires or is evicted its queue goes with it: who waited comes again.
 //!
-//! A queue that changes writes the holder's item, and memcached cannot do that without setting its expiry, in whole seconds from now. So
-//! nobody joins or leaves the queue of a lease that is over: the item of a dead holder would live for as long as waiters
-//! come and go.
+//! A queue that changes writes the holder's item, and memcached cannot do that without setting its expiry, in
+//! whole seconds from now. So nobody joins or leaves the queue of a lease that is over: the item of a dead
+//! holder would live for as long as waiters come and go.
 
 use crate::{
     exchange::{Asked, Look, Sight},
@@ -237,8 +237,9 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Frees the lock iff it is this token's, or leaves its queue. By the number that it had when it was taken, where that means
-    /// something; else it is read, its tokens compared, and changed by the number just read.
+    /// Frees the lock iff it is this token's, or leaves its queue. By the number that it had when it was
+    /// taken, where that means something; else it is read, its tokens compared, and changed by the number
+    /// just read.
     pub(crate) async fn release(&mut self) -> Result<Released> {
         let hint = self.inner.tokens.get(self.key, *self.token.as_bytes());
         self.inner.tokens.forget(self.key, *self.token.as_bytes());
@@ -289,7 +290,8 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Takes the lock again that was released together with a write which failed, and which this makes no worse.
+    /// Takes the lock again that was released together with a write which failed, and which this makes no
+    /// worse.
     pub(crate) async fn take_back(&mut self, ends: u64) {
         let taken = async {
             let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);

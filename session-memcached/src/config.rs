@@ -14,8 +14,8 @@ const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 
 /// How to use memcached. The fields have defaults that fit a server nearby.
 ///
-/// As a URL it is `memcached://host[:11211][,host[:port]]…[?option=value&…]`, a host being a name, an IPv4 address or an IPv6
-/// address in brackets. The options are the fields:
+/// As a URL it is `memcached://host[:11211][,host[:port]]…[?option=value&…]`, a host being a name, an IPv4
+/// address or an IPv6 address in brackets. The options are the fields:
 ///
 /// | option | value | default | |
 /// |---|---|---|---|
@@ -25,8 +25,9 @@ const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 /// | `pool` | at least 1 | `16` | connections to each server |
 /// | `max_value` | bytes | what the servers' item limit leaves | the longest record |
 ///
-/// Nothing is percent-decoded: no value needs it. There is no user and no password: memcached's own access control is the network, and
-/// a URL that names them is refused. So is an unknown option, with the names of those that there are.
+/// Nothing is percent-decoded: no value needs it. There is no user and no password: memcached's own access
+/// control is the network, and a URL that names them is refused. So is an unknown option, with the names of
+/// those that there are.
 ///
 /// ```
 /// use session_memcached::{MemcachedConfig, Protocol};
@@ -49,21 +50,22 @@ const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 pub struct MemcachedConfig {
     /// Where the data is: at least one server, at most [`MAX_SERVERS`], none twice.
     ///
-    /// With several, a session is on the one that its key and *these names* choose: every process must be given the same
-    /// names, in any order. A server that is added or taken away moves the sessions between it and its neighbours
-    /// on the ring: they are gone for their users, the others are untouched.
+    /// With several, a session is on the one that its key and *these names* choose: every process must be
+    /// given the same names, in any order. A server that is added or taken away moves the sessions between it
+    /// and its neighbours on the ring: they are gone for their users, the others are untouched.
     pub servers: Vec<Node>,
-    /// What every key begins with: letters, digits and `: _ . / -`, at most [`MAX_PREFIX`]. Default `session:`.
+    /// What every key begins with: letters, digits and `: _ . / -`, at most [`MAX_PREFIX`]. Default
+    /// `session:`.
     pub prefix: String,
     /// Which commands are used.
     pub protocol: Protocol,
-    /// How long an operation may take, from waiting for a connection to the last byte of the reply, before it fails.
-    /// The time spent waiting for a lock is not counted. Default 2 s.
+    /// How long an operation may take, from waiting for a connection to the last byte of the reply, before it
+    /// fails. The time spent waiting for a lock is not counted. Default 2 s.
     pub timeout: Duration,
     /// How many connections to each server. Default 16.
     pub pool: NonZeroUsize,
-    /// The longest record, in bytes. By default what the servers' item limit (`-I`) leaves: the smallest of those that can be
-    /// reached at connect.
+    /// The longest record, in bytes. By default what the servers' item limit (`-I`) leaves: the smallest of
+    /// those that can be reached at connect.
     pub max_value: Option<usize>,
 }
 
@@ -71,12 +73,12 @@ pub struct MemcachedConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// The meta commands where a server speaks them (1.6.18 and later, as tested), the plain ones otherwise: decided for
-    /// each connection when it is opened.
+    /// The meta commands where a server speaks them (1.6.18 and later, as tested), the plain ones otherwise:
+    /// decided for each connection when it is opened.
     #[default]
     Auto,
-    /// Only the plain commands: `gets`, `add`, `cas`. Locked updates take more round trips, and a touch rewrites the
-    /// record.
+    /// Only the plain commands: `gets`, `add`, `cas`. Locked updates take more round trips, and a touch
+    /// rewrites the record.
     Plain,
     /// Only the meta commands; a server that does not speak them is refused.
     Meta,

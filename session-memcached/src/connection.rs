@@ -1,8 +1,9 @@
 //! One connection to one server, as the pool makes and checks it.
 //!
-//! A connection is *clean* when every reply that was asked for has been read whole. It is marked unclean before anything is
-//! sent, and clean again after the last byte; whoever is cancelled, times out or fails in between leaves it unclean, and an
-//! unclean connection is closed. So no reply ever waits on a connection for the next one who uses it.
+//! A connection is *clean* when every reply that was asked for has been read whole. It is marked unclean
+//! before anything is sent, and clean again after the last byte; whoever is cancelled, times out or fails in
+//! between leaves it unclean, and an unclean connection is closed. So no reply ever waits on a connection for
+//! the next one who uses it.
 
 use crate::{
     config::{Node, Protocol},
@@ -67,8 +68,9 @@ pub(crate) struct ServerClock {
     pub(crate) at: Instant,
 }
 
-/// How many seconds shorter than its number an item's life may be: the server's second that it begins in has begun already; and
-/// the server's clock is set by a timer that is a little late each time, so that every few minutes it leaves a second out.
+/// How many seconds shorter than its number an item's life may be: the server's second that it begins in has
+/// begun already; and the server's clock is set by a timer that is a little late each time, so that every few
+/// minutes it leaves a second out.
 pub(crate) const SHORT: u64 = 2;
 
 impl ServerClock {
@@ -83,8 +85,8 @@ impl ServerClock {
         self.now().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// `ttl` as memcached wants it: rounded up, and as much more as the server's seconds may be [`SHORT`] of. What the protocol has no
-    /// date for (after 2038) does not expire: never early.
+    /// `ttl` as memcached wants it: rounded up, and as much more as the server's seconds may be [`SHORT`] of.
+    /// What the protocol has no date for (after 2038) does not expire: never early.
     pub(crate) fn exptime(&self, ttl: Duration) -> u32 {
         const NEVER: u32 = 0;
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).saturating_add(SHORT);

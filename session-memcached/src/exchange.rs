@@ -1,7 +1,7 @@
 //! What is asked of a server, in whichever protocol its connection speaks.
 //!
-//! Each of these is one exchange, to be run under a deadline and never used again when it did not end well: that is the
-//! [lease](crate::server)'s part.
+//! Each of these is one exchange, to be run under a deadline and never used again when it did not end well:
+//! that is the [lease](crate::server)'s part.
 
 use crate::{
     connection::Connection,
@@ -100,8 +100,9 @@ impl Connection {
         meta::changed(&mut self.wire, opaque).await
     }
 
-    /// Compare-and-touch. The record has another number afterwards; so has its lock, if there is one, whose holder frees nothing by
-    /// accident then: see [`unlock`](crate::unlock). The plain protocol needs the record for it.
+    /// Compare-and-touch. The record has another number afterwards; so has its lock, if there is one, whose
+    /// holder frees nothing by accident then: see [`unlock`](crate::unlock). The plain protocol needs the
+    /// record for it.
     pub(crate) async fn touch(
         &mut self,
         record: &str,
@@ -115,7 +116,8 @@ impl Connection {
             Some(value) => request.swap(record, value, exptime, cas),
         };
         request.renumber(lock).send(&mut self.wire).await?;
-        // A lock is refused a number only for want of memory, which evicts locks, too: it is as good as evicted then.
+        // A lock is refused a number only for want of memory, which evicts locks, too: it is as good as
+        // evicted then.
         or_refused(meta::added(&mut self.wire).await)?.ok();
         let touched = or_refused(match value {
             None => meta::changed(&mut self.wire, opaque).await,
@@ -125,7 +127,8 @@ impl Connection {
         touched
     }
 
-    /// Asks for a lock, and looks at the record. One round trip in the meta protocol, up to three in the plain one.
+    /// Asks for a lock, and looks at the record. One round trip in the meta protocol, up to three in the
+    /// plain one.
     pub(crate) async fn ask(
         &mut self,
         lock: &str,
@@ -160,7 +163,8 @@ impl Connection {
         Ok(Asked { added, lock, record })
     }
 
-    /// Writes one item iff its number is this one, then reads another. One round trip in the meta protocol, two in the plain one.
+    /// Writes one item iff its number is this one, then reads another. One round trip in the meta protocol,
+    /// two in the plain one.
     pub(crate) async fn swap_and_get(
         &mut self,
         (key, value, exptime, cas): (&str, &[u8], u32, u64),
@@ -178,7 +182,8 @@ impl Connection {
         Ok(WrittenAndRead { written, item })
     }
 
-    /// Writes the record, then deletes the lock, each iff its number is this one. One round trip; the meta protocol only.
+    /// Writes the record, then deletes the lock, each iff its number is this one. One round trip; the meta
+    /// protocol only.
     pub(crate) async fn swap_and_remove(
         &mut self,
         (record, value, exptime, cas): (&str, &[u8], u32, u64),

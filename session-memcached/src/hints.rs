@@ -1,12 +1,14 @@
 //! The cas numbers that went with versions and tokens when this process last saw them.
 //!
-//! A version is what the portable part names; a cas number is what the server compares. Between a load and the write that
-//! follows, the number is remembered here, so that the write is one round trip. A hint that is lost costs a round trip and
-//! nothing else: the item is then read, its version compared, and its number of that moment used.
+//! A version is what the portable part names; a cas number is what the server compares. Between a load and
+//! the write that follows, the number is remembered here, so that the write is one round trip. A hint that is
+//! lost costs a round trip and nothing else: the item is then read, its version compared, and its number of
+//! that moment used.
 //!
-//! A number means something only to the server process that gave it: after a restart the counting starts again, and another
-//! record can have the same one. So a hint carries the moment *before* it was asked for, and is used only on a connection that
-//! was open by then ([`Ticks`]): such a connection was accepted by the process that gave the number, or it is broken.
+//! A number means something only to the server process that gave it: after a restart the counting starts
+//! again, and another record can have the same one. So a hint carries the moment *before* it was asked for,
+//! and is used only on a connection that was open by then ([`Ticks`]): such a connection was accepted by the
+//! process that gave the number, or it is broken.
 
 use session_core::StorageKey;
 use std::{

@@ -2,7 +2,8 @@
 
 use session_core::StorageKey;
 
-/// The record and its lock. Letters, digits and what a prefix may hold: no key can inject a command, none is too long.
+/// The record and its lock. Letters, digits and what a prefix may hold: no key can inject a command, none is
+/// too long.
 #[derive(Debug)]
 pub(crate) struct Keys {
     /// The prefix and 64 hexadecimal digits.

@@ -8,11 +8,11 @@
 //! | 4 | CRC-32 of the session's key and all other bytes, big-endian |
 //! | rest | the record; of a lock the tokens of those who wait, 16 bytes each, the first in line first |
 //!
-//! The checksum covers the key, so that a value which belongs to another session is noticed whatever brought it here:
-//! damaged or foreign, never taken for this session's data.
+//! The checksum covers the key, so that a value which belongs to another session is noticed whatever brought
+//! it here: damaged or foreign, never taken for this session's data.
 //!
-//! Who touches a record by the meta commands moves the server's own expiry and not this one. The server's counts; this one
-//! is only read by those who cannot ask for it (the plain protocol).
+//! Who touches a record by the meta commands moves the server's own expiry and not this one. The server's
+//! counts; this one is only read by those who cannot ask for it (the plain protocol).
 
 use bytes::Bytes;
 use session_core::StorageKey;

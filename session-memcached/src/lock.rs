@@ -31,10 +31,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 impl Inner {
-    /// Asks until it is granted, there is no record, or `wait` is over; pauses in between without a connection.
+    /// Asks until it is granted, there is no record, or `wait` is over; pauses in between without a
+    /// connection.
     ///
-    /// The record is looked at as `first` says, and by those who wait only for whether it is there: what they need is
-    /// read when the lock is theirs.
+    /// The record is looked at as `first` says, and by those who wait only for whether it is there: what they
+    /// need is read when the lock is theirs.
     async fn take_within<'a>(
         &'a self,
         key: &'a StorageKey,
@@ -89,8 +90,8 @@ impl Inner {
 
 #[async_trait]
 impl SessionLock for MemcachedStore {
-    /// One round trip where the lock is free. Otherwise it waits in the lock's queue, and looks again and again: memcached wakes
-    /// nobody.
+    /// One round trip where the lock is free. Otherwise it waits in the lock's queue, and looks again and
+    /// again: memcached wakes nobody.
     async fn acquire(
         &self,
         key: &StorageKey,
@@ -147,12 +148,12 @@ impl LockingStore for MemcachedStore {
         }
     }
 
-    /// After an [`acquire_and_load`](Self::acquire_and_load) of this process one round trip with the meta protocol, two when others wait
-    /// or waited; three with the plain one.
+    /// After an [`acquire_and_load`](Self::acquire_and_load) of this process one round trip with the meta
+    /// protocol, two when others wait or waited; three with the plain one.
     ///
     /// [`Replaced::NotHolder`]: the version is another one, and another holds the lock. That is so after a lease that ran out or a
-    /// lock that was evicted; and, with the meta protocol, when another got the lock in the one round trip in which a refused
-    /// write had freed it, too.
+    /// lock that was evicted; and, with the meta protocol, when another got the lock in the one round trip in
+    /// which a refused write had freed it, too.
     async fn replace_and_release(&self, grant: &Grant, expected: Version, put: &Put) -> Result<Replaced> {
         const NAME: &str = "replace_and_release";
         let new = self.0.new_record(put, NAME)?;

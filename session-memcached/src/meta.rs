@@ -1,8 +1,8 @@
 //! The meta protocol, and requests of several commands in one piece.
 //!
-//! Records and locks are written by the classic `add` and `cas` here, too, and not by `ms`: when memcached refuses an `ms` (too
-//! long, no memory), in whatever mode and whatever it compares, it drops the item that was there. The meta commands read (`mg`, with the
-//! time left), touch and delete (`md`, with a comparison).
+//! Records and locks are written by the classic `add` and `cas` here, too, and not by `ms`: when memcached
+//! refuses an `ms` (too long, no memory), in whatever mode and whatever it compares, it drops the item that
+//! was there. The meta commands read (`mg`, with the time left), touch and delete (`md`, with a comparison).
 
 use crate::{
     connection::Wire,
@@ -86,14 +86,16 @@ impl Request {
         self
     }
 
-    /// Gives the item a new number, if there is one, and changes nothing else: appends nothing. Answered by [`added`].
+    /// Gives the item a new number, if there is one, and changes nothing else: appends nothing. Answered by
+    /// [`added`].
     pub(crate) fn renumber(mut self, key: &str) -> Self {
         self.push(&format!("append {key} 0 0 0\r\n\r\n"));
         self
     }
 
-    /// Moves the expiry of the item with this number, which gets a new number. ("Marks it stale", which means nothing here: of the
-    /// commands that move an expiry without the value, it alone compares.) Answered by [`changed`].
+    /// Moves the expiry of the item with this number, which gets a new number. ("Marks it stale", which means
+    /// nothing here: of the commands that move an expiry without the value, it alone compares.) Answered by
+    /// [`changed`].
     pub(crate) fn touch(mut self, key: &str, exptime: u32, cas: u64, opaque: u64) -> Self {
         self.push(&format!("md {key} I C{cas} T{exptime} O{opaque}\r\n"));
         self
@@ -186,7 +188,8 @@ pub(crate) async fn swapped(wire: &mut Wire) -> Result<Swapped, Fault> {
     }
 }
 
-/// The reply to [`Request::add`]: whether it was added; to [`Request::renumber`]: whether there is such an item.
+/// The reply to [`Request::add`]: whether it was added; to [`Request::renumber`]: whether there is such an
+/// item.
 pub(crate) async fn added(wire: &mut Wire) -> Result<bool, Fault> {
     match line(wire).await?.as_slice() {
         b"STORED" => Ok(true),

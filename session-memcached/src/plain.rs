@@ -1,9 +1,10 @@
 //! The plain protocol, spoken by memcache-async.
 //!
-//! It is used for what it does safely: one request, one reply that is read whole and named. `set`, `append` and `delete` are
-//! never used: it sends them `noreply`, so that a refusal looks like success. Cancelling any of its calls leaves a reply on the
-//! line: the connection is then closed (see [`connection`](crate::connection)). It buffers no writes and sets no options: the stream it
-//! is lent does both. It reads nothing beyond its reply, so it can be made anew for each call.
+//! It is used for what it does safely: one request, one reply that is read whole and named. `set`, `append`
+//! and `delete` are never used: it sends them `noreply`, so that a refusal looks like success. Cancelling any
+//! of its calls leaves a reply on the line: the connection is then closed (see
+//! [`connection`](crate::connection)). It buffers no writes and sets no options: the stream it is lent does
+//! both. It reads nothing beyond its reply, so it can be made anew for each call.
 
 use crate::{
     connection::Wire,
@@ -13,7 +14,8 @@ use crate::{
 use memcache_async::ascii;
 use std::io::{Error, ErrorKind};
 
-/// A date long past: a value that is written with it is gone at once. (1970-01-31: the shortest number that is a date.)
+/// A date long past: a value that is written with it is gone at once. (1970-01-31: the shortest number that
+/// is a date.)
 const PAST: u32 = 30 * 24 * 3600 + 1;
 
 fn on(wire: &mut Wire) -> ascii::Protocol<&mut Wire> {

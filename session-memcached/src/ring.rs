@@ -1,17 +1,19 @@
 //! Which server holds a session: consistent hashing over the servers' names.
 //!
-//! The lock and the record of a session are chosen by the same key, so they are on one server. No server is ever left out
-//! because it does not answer: its sessions are unavailable until it does. Were they moved elsewhere meanwhile, its
-//! return would bring back what was destroyed or overwritten in its absence.
+//! The lock and the record of a session are chosen by the same key, so they are on one server. No server is
+//! ever left out because it does not answer: its sessions are unavailable until it does. Were they moved
+//! elsewhere meanwhile, its return would bring back what was destroyed or overwritten in its absence.
 //!
-//! Placement is a promise between processes of different versions and machines: `tests::placement_never_changes` holds it.
+//! Placement is a promise between processes of different versions and machines:
+//! `tests::placement_never_changes` holds it.
 
 use crate::config::Node;
 use hashring::HashRing;
 use session_core::StorageKey;
 use std::hash::{Hash, Hasher};
 
-/// Points of a server on the ring: enough that the busiest of a few servers has some tenth more than its share.
+/// Points of a server on the ring: enough that the busiest of a few servers has some tenth more than its
+/// share.
 const POINTS: u32 = 160;
 
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use session_core::{Effect, Error, ErrorKind, Result};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 
-/// What memcached adds to a key and a value: at most 48 bytes of header, 8 of a cas number, 4 of flags, an end of the key and of the
-/// value, and room for what another version may add.
+/// What memcached adds to a key and a value: at most 48 bytes of header, 8 of a cas number, 4 of flags, an
+/// end of the key and of the value, and room for what another version may add.
 pub(crate) const ITEM_OVERHEAD: usize = 80;
 
 /// One memcached.
@@ -43,7 +43,8 @@ impl Server {
         })
     }
 
-    /// A connection for one operation, which has the configured time from now on, waiting for the connection included.
+    /// A connection for one operation, which has the configured time from now on, waiting for the connection
+    /// included.
     ///
     /// # Errors
     /// Without effect: nothing was sent.
@@ -77,7 +78,8 @@ impl Server {
     }
 }
 
-/// One connection, for one operation. It goes back to the pool when it is clean, and is closed when it is not.
+/// One connection, for one operation. It goes back to the pool when it is clean, and is closed when it is
+/// not.
 #[derive(Debug)]
 pub(crate) struct Lease<'a> {
     server: &'a Server,
@@ -114,7 +116,8 @@ impl Lease<'_> {
         self.object.as_deref().map(|connection| &connection.facts).ok_or_else(|| self.closed())
     }
 
-    /// What is left of an item whose header says when it `ends`, in the contract's terms: without what rounding up added.
+    /// What is left of an item whose header says when it `ends`, in the contract's terms: without what
+    /// rounding up added.
     pub(crate) fn left(&self, item: &Item, ends: u64) -> Result<Duration> {
         match item.left.map(u64::try_from) {
             Some(Ok(seconds)) => Ok(Duration::from_secs(seconds.saturating_sub(SHORT))),

@@ -63,11 +63,12 @@ pub(crate) struct New<'a> {
 }
 
 impl MemcachedStore {
-    /// Connects to the servers, to learn what they can. Those that do not answer now may do so later; one has to.
+    /// Connects to the servers, to learn what they can. Those that do not answer now may do so later; one has
+    /// to.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a configuration that cannot be used, [`ErrorKind::Unsupported`] for a server that lacks what is
-    /// needed, with the cure; [`ErrorKind::Unavailable`] when no server answers.
+    /// [`ErrorKind::Invalid`] for a configuration that cannot be used, [`ErrorKind::Unsupported`] for a
+    /// server that lacks what is needed, with the cure; [`ErrorKind::Unavailable`] when no server answers.
     pub async fn connect(config: &MemcachedConfig) -> Result<Self> {
         Self::connect_with(config, Arc::new(SystemRandom)).await
     }
@@ -275,8 +276,8 @@ impl SessionStore for MemcachedStore {
         self.0.replace(&mut lease, key, expected, &new, "replace").await
     }
 
-    /// With the meta protocol one comparing touch after a load of this version here, and the record does not travel. In the
-    /// plain one it is read and written again, under the same version.
+    /// With the meta protocol one comparing touch after a load of this version here, and the record does not
+    /// travel. In the plain one it is read and written again, under the same version.
     async fn touch(&self, key: &StorageKey, expected: Version, ttl: Duration) -> Result<Touched> {
         let mut lease = self.0.lease(key, "touch").await?;
         let keys = self.0.keys(key);

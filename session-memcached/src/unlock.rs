@@ -1,15 +1,17 @@
 //! A write that frees the lock, in one request.
 //!
-//! The commands of a request do not depend on each other: memcached deletes the lock also when it has refused the write. That nobody holds
-//! for long what another holds, and that no exclusive request is overtaken by another one, rests on this:
+//! The commands of a request do not depend on each other: memcached deletes the lock also when it has refused
+//! the write. That nobody holds for long what another holds, and that no exclusive request is overtaken by
+//! another one, rests on this:
 //!
-//! - Whoever touches a record gives its lock another number, before and after. So a write that is refused because of a touch
-//!   deletes no lock, and is sent again by the record's new number.
-//! - A write that is refused because another has *written* is not sent again as it is: the exclusive request is over (`Conflict`), and
-//!   a replay begins from the fresh record. In the round trip after it the lock is taken again, for what was left of its lease, in
-//!   the same request that reads the fresh record. If somebody else was faster the answer is `NotHolder`.
-//! - A waiter's place in the queue is another number of the lock, too: with one, or after a renewal, the lock is read together with the
-//!   write, and freed or handed over after it, by the number just read.
+//! - Whoever touches a record gives its lock another number, before and after. So a write that is refused
+//!   because of a touch deletes no lock, and is sent again by the record's new number.
+//! - A write that is refused because another has *written* is not sent again as it is: the exclusive request
+//!   is over (`Conflict`), and a replay begins from the fresh record. In the round trip after it the lock is
+//!   taken again, for what was left of its lease, in the same request that reads the fresh record. If
+//!   somebody else was faster the answer is `NotHolder`.
+//! - A waiter's place in the queue is another number of the lock, too: with one, or after a renewal, the lock
+//!   is read together with the write, and freed or handed over after it, by the number just read.
 
 use crate::{
     attempt::Attempt,
@@ -35,8 +37,8 @@ enum Tried {
 }
 
 impl Attempt<'_> {
-    /// [`LockingStore::replace_and_release`](session_core::LockingStore::replace_and_release): one round trip if both numbers are known and
-    /// nobody waits.
+    /// [`LockingStore::replace_and_release`](session_core::LockingStore::replace_and_release): one round trip
+    /// if both numbers are known and nobody waits.
     pub(crate) async fn replace_and_release(&mut self, expected: Version, new: &New<'_>) -> Result<Replaced> {
         let (value, exptime) = encode(&self.lease, self.key, new)?;
         let hint = self.inner.versions.get(self.key, expected.to_bytes());
@@ -92,7 +94,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// The record and the lock, which is taken again if a refused write freed it and the lease until `freed` is not over.
+    /// The record and the lock, which is taken again if a refused write freed it and the lease until `freed`
+    /// is not over.
     async fn look_again(&mut self, expected: Version, freed: Option<u64>) -> Result<Sequel> {
         let now = self.lease.facts()?.clock.now();
         let asked = match freed.filter(|ends| *ends > now) {

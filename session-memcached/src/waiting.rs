@@ -1,8 +1,9 @@
 //! How long a waiter pauses before it looks at the lock again.
 //!
-//! memcached wakes nobody, so a waiter must look. It knows its place in the queue, and how long the present holder has held: the next
-//! in line looks without a pause while a holder is new (most holders are done soon), later after pauses that grow with the time
-//! the holder takes, so that what they add to the wait stays a part of it. Those behind only have to notice that the line moves.
+//! memcached wakes nobody, so a waiter must look. It knows its place in the queue, and how long the present
+//! holder has held: the next in line looks without a pause while a holder is new (most holders are done
+//! soon), later after pauses that grow with the time the holder takes, so that what they add to the wait
+//! stays a part of it. Those behind only have to notice that the line moves.
 
 use session_core::{Random, Result, Token};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The suite, in both protocols. This program is the test, and with `worker` as its first argument one of the processes of it.
+//! The suite, in both protocols. This program is the test, and with `worker` as its first argument one of the
+//! processes of it.
 
 use session_conformance::{
     Instance, Report, Strategy, Suite, scenario::Need, servers::memcached::MemcachedServer, worker,
@@ -12,7 +13,8 @@ async fn main() -> Result<()> {
     if env::args().nth(1).as_deref() == Some("worker") {
         worker::serve(|url| async move { Ok(Arc::new(connect(&url).await?) as _) }).await;
     }
-    // Side by side, since most of the time is spent waiting for leases to end. The controls know no protocol: once is enough.
+    // Side by side, since most of the time is spent waiting for leases to end. The controls know no protocol:
+    // once is enough.
     let (meta, plain) = tokio::join!(
         run("meta", Strategy::ALL),
         run("plain", &[Strategy::Write, Strategy::Exclusive, Strategy::Driver])

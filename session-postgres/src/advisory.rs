@@ -1,4 +1,5 @@
-//! Advisory mode: a few connections hold all locks of this process, a few others wait for those of other processes.
+//! Advisory mode: a few connections hold all locks of this process, a few others wait for those of other
+//! processes.
 
 use crate::{
     config::PostgresConfig,

@@ -8,14 +8,17 @@ use sqlx::{
 use std::{fmt, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration};
 use url::Url;
 
-/// How sessions are locked. All processes on one schema use the same mode: it is recorded there, and one that differs is refused.
+/// How sessions are locked. All processes on one schema use the same mode: it is recorded there, and one that
+/// differs is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LockMode {
-    /// Advisory locks, held on a few connections of their own ([`PostgresConfig::lock_connections`]). The default: fastest, freed at
-    /// once when a process dies, waiters are woken. Needs direct connections: it does not start behind a pooler.
+    /// Advisory locks, held on a few connections of their own ([`PostgresConfig::lock_connections`]). The
+    /// default: fastest, freed at once when a process dies, waiters are woken. Needs direct connections: it
+    /// does not start behind a pooler.
     #[default]
     Advisory,
-    /// Token and deadline in the row. Works behind a pooler in transaction mode; waiters of other processes poll.
+    /// Token and deadline in the row. Works behind a pooler in transaction mode; waiters of other processes
+    /// poll.
     Lease,
 }
 
@@ -31,10 +34,12 @@ impl LockMode {
 /// How statements are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Statements {
-    /// Prepared, unless the first connection shows that a pooler stands between (its startup options do not arrive).
+    /// Prepared, unless the first connection shows that a pooler stands between (its startup options do not
+    /// arrive).
     #[default]
     Detect,
-    /// Prepared once per connection: fastest. A pooler must keep them apart (PgBouncer 1.21 with `max_prepared_statements`).
+    /// Prepared once per connection: fastest. A pooler must keep them apart (PgBouncer 1.21 with
+    /// `max_prepared_statements`).
     Prepared,
     /// As text, one message each: works behind every pooler.
     Simple,
@@ -42,9 +47,9 @@ pub enum Statements {
 
 /// Where the server is, and how it is used.
 ///
-/// As a URL: `postgres://user:password@host:port/database?name=value&…`. Beside the options of PostgreSQL's own URLs (`host`, `port`,
-/// `dbname`, `user`, `password`, `application_name`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`) these are known, and any other is
-/// an error:
+/// As a URL: `postgres://user:password@host:port/database?name=value&…`. Beside the options of PostgreSQL's
+/// own URLs (`host`, `port`, `dbname`, `user`, `password`, `application_name`, `sslmode`, `sslrootcert`,
+/// `sslcert`, `sslkey`) these are known, and any other is an error:
 ///
 /// | option | default | limits | method |
 /// |---|---|---|---|
@@ -105,8 +110,8 @@ impl PostgresConfig {
     #[must_use]
     pub fn new(server: PgConnectOptions) -> Self {
         Self {
-            // Statements are not logged: as text they contain what is in sessions. `extra_float_digits` is a startup parameter that
-            // poolers refuse, and there are no floats here.
+            // Statements are not logged: as text they contain what is in sessions. `extra_float_digits` is a
+            // startup parameter that poolers refuse, and there are no floats here.
             server: server.disable_statement_logging().extra_float_digits(None),
             schema: "public".into(),
             prefix: "session_".into(),
@@ -128,7 +133,8 @@ impl PostgresConfig {
     /// Reads a URL.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], saying which part: not a PostgreSQL URL, an unknown option, or a value that cannot be used.
+    /// [`ErrorKind::Invalid`], saying which part: not a PostgreSQL URL, an unknown option, or a value that
+    /// cannot be used.
     pub fn from_url(url: &str) -> Result<Self> {
         // The URL itself is not repeated in an error: it may hold a password.
         let mut url = Url::parse(url).map_err(|error| invalid("not a URL").with_source(error))?;
@@ -181,8 +187,8 @@ impl PostgresConfig {
         })
     }
 
-    /// The schema that the tables and functions are in; it is created when it is not there. Lowercase letters, digits and `_`, at
-    /// most 63.
+    /// The schema that the tables and functions are in; it is created when it is not there. Lowercase
+    /// letters, digits and `_`, at most 63.
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
@@ -217,23 +223,26 @@ impl PostgresConfig {
         self
     }
 
-    /// Advisory mode: how many connections can wait for locks that other processes hold, one each; when all do, others poll. 0 to 64.
+    /// Advisory mode: how many connections can wait for locks that other processes hold, one each; when all
+    /// do, others poll. 0 to 64.
     #[must_use]
     pub const fn waiter_connections(mut self, connections: usize) -> Self {
         self.waiter_connections = connections;
         self
     }
 
-    /// How many locks this process holds at once, at most; one more is [`ErrorKind::TooLarge`]. The server's lock table is shared by
-    /// all its databases, and nobody can connect any more when it is full. 1 to 100,000.
+    /// How many locks this process holds at once, at most; one more is [`ErrorKind::TooLarge`]. The server's
+    /// lock table is shared by all its databases, and nobody can connect any more when it is full. 1 to
+    /// 100,000.
     #[must_use]
     pub const fn max_locks(mut self, locks: usize) -> Self {
         self.max_locks = locks;
         self
     }
 
-    /// Whether the table is created without a write-ahead log: faster, and *empty after a crash of the server*. Declared as
-    /// [`Durability::Volatile`](session_core::Durability::Volatile). A table that is already there must agree.
+    /// Whether the table is created without a write-ahead log: faster, and *empty after a crash of the
+    /// server*. Declared as [`Durability::Volatile`](session_core::Durability::Volatile). A table that is
+    /// already there must agree.
     #[must_use]
     pub const fn unlogged(mut self, unlogged: bool) -> Self {
         self.unlogged = unlogged;
@@ -241,7 +250,8 @@ impl PostgresConfig {
     }
 
     /// Whether [`connect`](crate::PostgresStore::connect) creates or updates the tables. If not, run
-    /// [`schema_sql`](Self::schema_sql) by hand or [`PostgresStore::migrate`](crate::PostgresStore::migrate) as another user.
+    /// [`schema_sql`](Self::schema_sql) by hand or [`PostgresStore::migrate`](crate::PostgresStore::migrate)
+    /// as another user.
     #[must_use]
     pub const fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;

@@ -20,14 +20,14 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 impl PostgresStore {
-    /// Connects, and checks everything that this store relies on: the server's version and settings, the tables and their lock mode,
-    /// and for advisory locks that the connections are direct ones. Creates or updates the tables first, unless
-    /// [`migrate`](PostgresConfig::migrate) is off.
+    /// Connects, and checks everything that this store relies on: the server's version and settings, the
+    /// tables and their lock mode, and for advisory locks that the connections are direct ones. Creates or
+    /// updates the tables first, unless [`migrate`](PostgresConfig::migrate) is off.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for a setting that cannot be used, a wrong user or password, missing tables, another lock mode;
-    /// [`ErrorKind::Unsupported`] for a server that is too old, and for advisory locks behind a pooler; each names the cure.
-    /// [`ErrorKind::Unavailable`] when the server cannot be reached.
+    /// [`ErrorKind::Invalid`] for a setting that cannot be used, a wrong user or password, missing tables,
+    /// another lock mode; [`ErrorKind::Unsupported`] for a server that is too old, and for advisory locks
+    /// behind a pooler; each names the cure. [`ErrorKind::Unavailable`] when the server cannot be reached.
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
         config.check()?;
         let (mut connection, direct) = probe(&config).await?;
@@ -74,8 +74,8 @@ impl PostgresStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Creates or updates the tables and functions, if they are not there or of an older version. Any number of processes may do so at
-    /// once: one does it, the others wait.
+    /// Creates or updates the tables and functions, if they are not there or of an older version. Any number
+    /// of processes may do so at once: one does it, the others wait.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect).

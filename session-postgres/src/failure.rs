@@ -4,8 +4,8 @@ use session_core::{Effect, Error, ErrorKind};
 
 /// The error of a statement that was sent.
 ///
-/// A statement that the server refuses is rolled back, so it had no effect; but for those classes of errors that can strike between the
-/// commit and its reply.
+/// A statement that the server refuses is rolled back, so it had no effect; but for those classes of errors
+/// that can strike between the commit and its reply.
 pub(crate) fn of_statement(operation: &'static str, error: sqlx::Error) -> Error {
     let Some(code) = code(&error) else {
         return match error {

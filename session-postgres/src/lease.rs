@@ -75,8 +75,8 @@ impl Lease {
         Self { pool: Arc::clone(pool), sql: Arc::new(sql) }
     }
 
-    /// In a task of its own: a caller that goes away must not leave the statement behind, to take the lock after the caller has
-    /// released it.
+    /// In a task of its own: a caller that goes away must not leave the statement behind, to take the lock
+    /// after the caller has released it.
     pub(crate) async fn ask(&self, wanted: Wanted<'_>) -> Result<Asked> {
         let (this, key, Wanted { token, lease, load, since_us, .. }) = (self.clone(), *wanted.key, wanted);
         let asked = tokio::spawn(async move { this.ask_here(key, token, lease, load, since_us).await });

@@ -1,8 +1,8 @@
 //! Sessions in PostgreSQL (14 and later): rows that carry their version, and locks that do not eat the pool.
 //!
-//! [`PostgresStore`] keeps one row a session. Every verb is one statement, so one round trip; a write names the version that it
-//! replaces. Locking is by advisory locks on a few connections of their own, or by a lease in the row, which is what works behind a
-//! pooler: see [`LockMode`].
+//! [`PostgresStore`] keeps one row a session. Every verb is one statement, so one round trip; a write names
+//! the version that it replaces. Locking is by advisory locks on a few connections of their own, or by a
+//! lease in the row, which is what works behind a pooler: see [`LockMode`].
 //!
 //! ```no_run
 //! use session_core::Sessions;
@@ -17,15 +17,17 @@
 //!
 //! # What it promises
 //! - Writes are checked against the lock in the same statement (`fencing`), in both modes.
-//! - Expiry is by the server's clock. Expired rows are invisible; [`SessionSweeper`](session_core::SessionSweeper) removes them, in
-//!   small batches that wait for nobody.
+//! - Expiry is by the server's clock. Expired rows are invisible;
+//!   [`SessionSweeper`](session_core::SessionSweeper) removes them, in small batches that wait for nobody.
 //! - The user index is a column: it is never out of date.
 //! - An acknowledged write survives what the server promises: a loss of power by default; nothing with
-//!   [`unlogged`](PostgresConfig::unlogged) tables or `synchronous_commit = off`. Both are read from the server, and declared.
-//! - A future that is dropped, at whichever await, leaves no lock that nobody asked for, and no connection in the pool with a reply in
-//!   it that is another's.
+//!   [`unlogged`](PostgresConfig::unlogged) tables or `synchronous_commit = off`. Both are read from the
+//!   server, and declared.
+//! - A future that is dropped, at whichever await, leaves no lock that nobody asked for, and no connection in
+//!   the pool with a reply in it that is another's.
 //!
-//! Server time is what `clock_timestamp()` says; a server whose clock is set back prolongs leases and sessions by as much.
+//! Server time is what `clock_timestamp()` says; a server whose clock is set back prolongs leases and
+//! sessions by as much.
 //!
 //! # Which lock
 //! | | [`Advisory`](LockMode::Advisory) | [`Lease`](LockMode::Lease) |
@@ -51,10 +53,11 @@
 //! | `Backend` | whatever else the server refuses: the statement was rolled back | none |
 //!
 //! # The database
-//! Everything is in one schema: the table `session_records`, ten functions, two tables of bookkeeping. Whoever creates them needs the
-//! privilege to; who uses them, `USAGE` on the schema, `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the table, `SELECT` on the other two.
-//! [`PostgresConfig::schema_sql`] prints it all. Advisory locks share the server's lock table (`max_locks_per_transaction`) and the
-//! database's space of keys; what locks them beside this crate has to stay off 64-bit keys, or may make sessions wait.
+//! Everything is in one schema: the table `session_records`, ten functions, two tables of bookkeeping.
+//! Whoever creates them needs the privilege to; who uses them, `USAGE` on the schema, `SELECT`, `INSERT`,
+//! `UPDATE` and `DELETE` on the table, `SELECT` on the other two. [`PostgresConfig::schema_sql`] prints it
+//! all. Advisory locks share the server's lock table (`max_locks_per_transaction`) and the database's space
+//! of keys; what locks them beside this crate has to stay off 64-bit keys, or may make sessions wait.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -13,7 +13,8 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// A handle; the task ends with the last of them.
 ///
-/// The channel has no bound of its own: each command has its caller, who waits for the answer, or is the release of one grant.
+/// The channel has no bound of its own: each command has its caller, who waits for the answer, or is the
+/// release of one grant.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     commands: mpsc::UnboundedSender<Command>,

@@ -1,4 +1,5 @@
-//! A connection that holds advisory locks: its own statements, its own settings, and a way to notice at once that it is gone.
+//! A connection that holds advisory locks: its own statements, its own settings, and a way to notice at once
+//! that it is gone.
 
 use crate::{config::PostgresConfig, failure};
 use session_core::{Effect, Error, ErrorKind, Result};
@@ -12,7 +13,8 @@ use tokio::time::{Instant, timeout_at};
 /// The startup option that only a direct connection keeps.
 pub(crate) const NONCE: &str = "session_store.nonce";
 
-/// Every statement here finds its rows by a key, whichever that is: planning it anew for each would only cost.
+/// Every statement here finds its rows by a key, whichever that is: planning it anew for each would only
+/// cost.
 pub(crate) const PLAN_ONCE: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
 /// The statements of a connection that holds locks.
@@ -35,7 +37,8 @@ impl LinkSql {
             take: arc("SELECT * FROM @@take($1, $2, $3, $4)"),
             wait: arc("SELECT * FROM @@wait($1, $2, $3, $4, $5)"),
             commit: arc("SELECT * FROM @@commit($1, $2, $3, $4, $5, $6, $7, $8, $9)"),
-            // What is returned is computed after the row was written: the lock stays, shared, until the commit, and then is free.
+            // What is returned is computed after the row was written: the lock stays, shared, until the
+            // commit, and then is free.
             replace: arc(
                 "UPDATE @@records s SET version = $4, data = $5, expires_us = @now@ + $6, expires_h = @hour@($6), principal = $7 \
                  WHERE s.key = $2 AND s.version = $3 AND s.expires_us > @now@ AND $8 > @now@ \
@@ -59,13 +62,15 @@ pub(crate) struct Linker {
 
 /// One open connection. Dropped, it is closed, and the server frees what it locked.
 pub(crate) struct Link {
-    /// sqlx's listener is the one thing of it that reads while nothing was asked: it sees the end of the connection within
-    /// milliseconds. After that it would connect again silently, without the locks; so it is dropped then.
+    /// sqlx's listener is the one thing of it that reads while nothing was asked: it sees the end of the
+    /// connection within milliseconds. After that it would connect again silently, without the locks; so it
+    /// is dropped then.
     listener: PgListener,
     pool: PgPool,
     /// The server's process, to cancel what it waits for.
     pub(crate) pid: i32,
-    /// What the server's `idle_session_timeout` was set to last, and when a statement last began to count anew.
+    /// What the server's `idle_session_timeout` was set to last, and when a statement last began to count
+    /// anew.
     pub(crate) idle_ms: i32,
     pub(crate) last_used: Instant,
 }
@@ -78,7 +83,8 @@ impl fmt::Debug for Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Marks the pool of this one connection as closed, now: the listener then ends the connection instead of keeping it.
+        // Marks the pool of this one connection as closed, now: the listener then ends the connection instead
+        // of keeping it.
         drop(self.pool.close());
     }
 }
@@ -137,8 +143,8 @@ impl Linker {
             return Err(pooled());
         }
         let pid = row.try_get("pid").map_err(failed)?;
-        // Lets the server notice a client that is gone while it waits for a lock. Some operating systems cannot; then the end of
-        // the wait bounds it.
+        // Lets the server notice a client that is gone while it waits for a lock. Some operating systems
+        // cannot; then the end of the wait bounds it.
         drop(sqlx::raw_sql("SET client_connection_check_interval = '100ms'").execute(&mut *connection).await);
         // Prepares the two statements of the uncontended path.
         let sql = [&self.sql.take, &self.sql.replace].map(|sql| AssertSqlSafe(Arc::clone(sql)));

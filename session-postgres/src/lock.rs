@@ -16,8 +16,8 @@ use session_core::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often a lock of another process is asked for when nobody can wait for it: at first, and at most. In lease mode it has to be
-/// much more often than every 50 ms, for which a waiter's place in the row counts.
+/// How often a lock of another process is asked for when nobody can wait for it: at first, and at most. In
+/// lease mode it has to be much more often than every 50 ms, for which a waiter's place in the row counts.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(8));
 /// How long a lock that nobody holds may look taken, because writes without a lock are just being committed.
 const FENCE: Duration = Duration::from_millis(250);

@@ -1,8 +1,8 @@
 //! A few connections for statements that are over at once.
 //!
-//! A connection is put back after a whole reply and not otherwise: a caller that is cancelled, or a reply that is late, closes it. So
-//! nothing of one session can ever be read by the next caller, and nothing has to be asked before a connection is used again: a
-//! statement is one round trip, and no second one.
+//! A connection is put back after a whole reply and not otherwise: a caller that is cancelled, or a reply
+//! that is late, closes it. So nothing of one session can ever be read by the next caller, and nothing has to
+//! be asked before a connection is used again: a statement is one round trip, and no second one.
 
 use crate::{config::PostgresConfig, failure};
 use session_core::{Effect, Error, Result};
@@ -135,7 +135,8 @@ impl Pool {
             .ok_or_else(|| failure::damaged(operation, "no row in the answer"))
     }
 
-    /// The first row of a statement that changes nothing: repeated once when it met a connection that had died.
+    /// The first row of a statement that changes nothing: repeated once when it met a connection that had
+    /// died.
     pub(crate) async fn read(
         &self,
         operation: &'static str,

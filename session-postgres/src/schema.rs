@@ -15,8 +15,8 @@ const STEPS: [(&str, &str); 4] = [
     ("advisory", include_str!("../migrations/0004_advisory.sql")),
 ];
 
-/// The time of the server, in microseconds: not of the transaction, which may have waited. As a float, whose 53 bits are enough until
-/// the year 2255: `extract` computes with decimals, which takes ten times as long.
+/// The time of the server, in microseconds: not of the transaction, which may have waited. As a float, whose
+/// 53 bits are enough until the year 2255: `extract` computes with decimals, which takes ten times as long.
 const NOW: &str = "((date_part('epoch', clock_timestamp()) * 1000000)::bigint)";
 
 /// One step on the way to the tables and functions of this version.
@@ -39,7 +39,8 @@ impl PostgresConfig {
         (1..).zip(STEPS).map(with_names).collect()
     }
 
-    /// Everything as one script, for those who create their tables by hand: run it once, on a database that does not have them.
+    /// Everything as one script, for those who create their tables by hand: run it once, on a database that
+    /// does not have them.
     #[must_use]
     pub fn schema_sql(&self) -> String {
         let mut script = format!("BEGIN;\n{};\n", self.serialize_sql());
@@ -81,7 +82,8 @@ impl PostgresConfig {
     }
 
     fn bookkeeping_sql(&self) -> Vec<String> {
-        // Not `CREATE SCHEMA IF NOT EXISTS`: that needs the privilege to create even when there is nothing to do.
+        // Not `CREATE SCHEMA IF NOT EXISTS`: that needs the privilege to create even when there is nothing to
+        // do.
         let schema = format!(
             "DO $$ BEGIN IF to_regnamespace('\"{0}\"') IS NULL THEN CREATE SCHEMA \"{0}\"; END IF; END $$",
             self.schema
@@ -105,8 +107,8 @@ impl PostgresConfig {
         self.render(&sql)
     }
 
-    /// What sets the advisory locks of this schema and prefix apart from those of others in the same database: FNV-1a of the names,
-    /// so that every process computes the same.
+    /// What sets the advisory locks of this schema and prefix apart from those of others in the same
+    /// database: FNV-1a of the names, so that every process computes the same.
     pub(crate) fn lock_space(&self) -> i64 {
         let hash = self.qualified().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -148,7 +150,8 @@ pub(crate) async fn inspect(
 }
 
 impl Schema {
-    /// Whether every step of this version was taken. Later steps are no obstacle: they are made so that older processes go on.
+    /// Whether every step of this version was taken. Later steps are no obstacle: they are made so that older
+    /// processes go on.
     pub(crate) fn is_current(&self) -> bool {
         usize::try_from(self.version).is_ok_and(|version| version >= STEPS.len())
     }

@@ -1,4 +1,5 @@
-//! The store: five verbs, the index of users, and the sweeper. Each is one statement; a sweep is one per batch.
+//! The store: five verbs, the index of users, and the sweeper. Each is one statement; a sweep is one per
+//! batch.
 
 use crate::{
     advisory::Advisory,
@@ -71,8 +72,8 @@ impl StoreSql {
             ))
         };
         Self {
-            // The fence comes last: shared, so that it is no obstacle to other writers, and until the commit, so that who locks
-            // next finds this write. In lease mode there is no lock to try.
+            // The fence comes last: shared, so that it is no obstacle to other writers, and until the commit,
+            // so that who locks next finds this write. In lease mode there is no lock to try.
             write: write(
                 "s.lock_until_us <= @now@ AND ($1::bigint IS NULL OR pg_try_advisory_xact_lock_shared($1))",
             ),
@@ -261,8 +262,8 @@ impl SessionIndex for PostgresStore {
 
 #[async_trait]
 impl SessionSweeper for PostgresStore {
-    /// In statements of at most 500 rows, each its own transaction. Rows that somebody is working on are passed over, and are found
-    /// by the next sweep.
+    /// In statements of at most 500 rows, each its own transaction. Rows that somebody is working on are
+    /// passed over, and are found by the next sweep.
     async fn sweep(&self, limit: usize) -> Result<Swept> {
         let failed = |error| failure::of_statement("sweep", error);
         let mut removed = 0;

@@ -1,4 +1,5 @@
-//! Who of this process holds or asks for which lock: one at a time goes to the server, the others wait here for nothing.
+//! Who of this process holds or asks for which lock: one at a time goes to the server, the others wait here
+//! for nothing.
 //!
 //! This is bookkeeping, not the lock. What it says may be out of date by a moment; the server decides.
 
@@ -14,7 +15,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// How often a waiter looks again while the lock is still being asked for: a grant wakes nobody, but it has an end.
+/// How often a waiter looks again while the lock is still being asked for: a grant wakes nobody, but it has
+/// an end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Where a lock is held.

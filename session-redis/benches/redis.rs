@@ -1,8 +1,9 @@
-//! What a locked and a versioned update cost, against the classical four trips and against the same commands by hand; and
-//! how many updates several processes get done on one session.
+//! What a locked and a versioned update cost, against the classical four trips and against the same commands
+//! by hand; and how many updates several processes get done on one session.
 //!
-//! `cargo bench -p session-redis` starts its own servers, takes about a minute and a half, and fails when a figure is over its limit.
-//! Ways are interleaved, update by update or second by second, so that whatever else the machine does hits all alike.
+//! `cargo bench -p session-redis` starts its own servers, takes about a minute and a half, and fails when a
+//! figure is over its limit. Ways are interleaved, update by update or second by second, so that whatever
+//! else the machine does hits all alike.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a bench that cannot run says so")]
 

@@ -1,12 +1,13 @@
 //! The cluster: a link per primary, and a map from slots to them.
 //!
-//! Why not the `redis` crate's cluster client: it repeats a command that was lost on the way. A repeated insert could bring back
-//! a session that was destroyed in between. Here a command is sent again only after an answer that says that nothing
-//! happened (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`).
+//! Why not the `redis` crate's cluster client: it repeats a command that was lost on the way. A repeated
+//! insert could bring back a session that was destroyed in between. Here a command is sent again only after
+//! an answer that says that nothing happened (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`).
 //!
-//! A session's keys carry its id in braces, so they are in one slot, and every script works on one node. While a slot is
-//! moved, Redis refuses scripts on sessions whose keys are not all on one side; most sessions have no lock, so this is the
-//! rule. They are tried again, without effect in between, for as long as a connection may take; a plain load goes through.
+//! A session's keys carry its id in braces, so they are in one slot, and every script works on one node.
+//! While a slot is moved, Redis refuses scripts on sessions whose keys are not all on one side; most sessions
+//! have no lock, so this is the rule. They are tried again, without effect in between, for as long as a
+//! connection may take; a plain load goes through.
 
 use crate::{
     config::Node,
@@ -245,8 +246,8 @@ fn refusal(failure: &Failure, asked: &Node) -> Option<Refusal> {
         "ASK" => Some(target().map_or(Refusal::Later, Refusal::Ask)),
         // READONLY: a primary that was demoted and does not know its slot's new one yet.
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => Some(Refusal::Later),
-        // A script whose own removal of a queue's last ticket made that key one of the other side. Ours can all be run again:
-        // what they have done by then, they find done.
+        // A script whose own removal of a queue's last ticket made that key one of the other side. Ours can
+        // all be run again: what they have done by then, they find done.
         "ERR" if error.details().is_some_and(|text| text.contains("non local key")) => Some(Refusal::Later),
         _ => None,
     }

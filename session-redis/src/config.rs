@@ -35,9 +35,10 @@
 //! | `ca`, `cert`, `key` | PEM files; with `rediss` alone | the system's authorities | |
 //! | `sentinel_username`, `sentinel_password` | at the sentinels; with `redis+sentinel` alone | none | |
 //!
-//! They follow as `?name=value&…`, of two equal ones the last counts, and a duration is a number and `ms` or `s`. What is special in a
-//! user's name, a password or a value is percent-encoded. An unknown option, a value out of its limits and an option that does not
-//! go with the scheme are [`ErrorKind::Invalid`], and the error says what would be right; it never shows the password.
+//! They follow as `?name=value&…`, of two equal ones the last counts, and a duration is a number and `ms` or
+//! `s`. What is special in a user's name, a password or a value is percent-encoded. An unknown option, a
+//! value out of its limits and an option that does not go with the scheme are [`ErrorKind::Invalid`], and the
+//! error says what would be right; it never shows the password.
 
 use crate::url::Url;
 use session_core::{Error, ErrorKind, Result};
@@ -72,7 +73,8 @@ pub struct RedisConfig {
     pub response_timeout: Duration,
     /// How waiters get the lock.
     pub lock: LockKind,
-    /// How often a waiter in the queue looks for itself, should its wake-up be lost. At most half of `claim`. Default 400 ms.
+    /// How often a waiter in the queue looks for itself, should its wake-up be lost. At most half of `claim`.
+    /// Default 400 ms.
     pub poll: Duration,
     /// How long a lock that was handed over waits to be claimed before it passes on. Default 1 s.
     pub claim: Duration,
@@ -159,7 +161,8 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// How waiters get the lock. Both may be used on the same sessions at the same time: who only spins lets the queue go first.
+/// How waiters get the lock. Both may be used on the same sessions at the same time: who only spins lets the
+/// queue go first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockKind {
@@ -207,8 +210,8 @@ impl RedisConfig {
     /// Reads a URL; see the [module](self) for its forms and options.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], naming what is wrong and what would be right; [`ErrorKind::Unsupported`] for what needs a feature of this
-    /// crate that is off. The password is never part of the error.
+    /// [`ErrorKind::Invalid`], naming what is wrong and what would be right; [`ErrorKind::Unsupported`] for
+    /// what needs a feature of this crate that is off. The password is never part of the error.
     pub fn from_url(url: &str) -> Result<Self> {
         let url = Url::parse(url)?;
         let mut config = Self {

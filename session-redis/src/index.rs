@@ -1,7 +1,7 @@
 //! The index: one sorted set per user, each session at its expiry.
 //!
-//! An entry is written before the record, never moved forward in time, and taken out when the session is deleted or when
-//! a page is read after its time. So it may name what is gone, and never omits what lives.
+//! An entry is written before the record, never moved forward in time, and taken out when the session is
+//! deleted or when a page is read after its time. So it may name what is gone, and never omits what lives.
 
 use crate::{
     RedisStore,

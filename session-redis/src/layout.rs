@@ -9,9 +9,10 @@
 //! | `puser:u` | sorted set | the sessions of user `u`, by expiry |
 //! | `pwake:n` | channel | where one store instance listens |
 //!
-//! `p` is the prefix, `{id}` the storage key in hexadecimal, in the braces that keep a session in one slot of a cluster.
-//! A record is one string, so that it can only be there as a whole. The meaning of the lock key never changes: a client
-//! that knows no more than `SET NX PX` and `DEL` excludes, and is excluded. The queue's keys carry a version.
+//! `p` is the prefix, `{id}` the storage key in hexadecimal, in the braces that keep a session in one slot of
+//! a cluster. A record is one string, so that it can only be there as a whole. The meaning of the lock key
+//! never changes: a client that knows no more than `SET NX PX` and `DEL` excludes, and is excluded. The
+//! queue's keys carry a version.
 
 use bytes::Bytes;
 use session_core::{Error, ErrorKind, PrincipalKey, Put, Result, StorageKey, Stored, Version};
@@ -21,7 +22,8 @@ const LAYOUT: u8 = 1;
 const VERSION: std::ops::Range<usize> = 2..18;
 const USER: std::ops::Range<usize> = 18..50;
 
-/// Redis counts milliseconds in 63 bits and adds the present: this is far from the end and still not in our lifetime.
+/// Redis counts milliseconds in 63 bits and adds the present: this is far from the end and still not in our
+/// lifetime.
 const LONGEST_TTL: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
 /// The keys of one session.

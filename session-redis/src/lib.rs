@@ -1,4 +1,5 @@
-//! Sessions in Redis: one server, Sentinel or Cluster; a lock that hands over, a write that is always checked.
+//! Sessions in Redis: one server, Sentinel or Cluster; a lock that hands over, a write that is always
+//! checked.
 //!
 //! ```no_run
 //! use session_core::SessionStore;
@@ -10,26 +11,31 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - A read is one round trip; a write two (load; commit); an exclusive request two (lock and load; commit and hand over). A commit
-//!   moves the expiry along.
-//! - Every write checks the lock and the version in the same script. Nothing is ever written to a record that is not there.
-//! - The lock is handed along a queue, first come, first served; see [`lock`]. [`LockKind::Spin`] does without.
+//! - A read is one round trip; a write two (load; commit); an exclusive request two (lock and load; commit
+//!   and hand over). A commit moves the expiry along.
+//! - Every write checks the lock and the version in the same script. Nothing is ever written to a record that
+//!   is not there.
+//! - The lock is handed along a queue, first come, first served; see [`lock`]. [`LockKind::Spin`] does
+//!   without.
 //! - Every key has a ttl; see [`RedisStore::orphans`] for those that lost it.
-//! - One server, Sentinel (feature `sentinel`), Cluster (`cluster`), TLS (`tls`); see [`config`] for URLs and options.
+//! - One server, Sentinel (feature `sentinel`), Cluster (`cluster`), TLS (`tls`); see [`config`] for URLs and
+//!   options.
 //!
 //! # What it needs of the server
 //!
-//! Version 7.0; for an ACL user the keys `~prefix*`, the channels `&prefix*`, and the commands that the scripts and this crate use:
-//! `+@read +@write +@scripting +@pubsub +@connection +info +time`, and `+cluster` in a cluster. Two connections for
-//! each store, however many requests there are: one for commands (in a cluster one for each primary), and one for messages once
-//! somebody has waited for a lock.
+//! Version 7.0; for an ACL user the keys `~prefix*`, the channels `&prefix*`, and the commands that the
+//! scripts and this crate use: `+@read +@write +@scripting +@pubsub +@connection +info +time`, and `+cluster`
+//! in a cluster. Two connections for each store, however many requests there are: one for commands (in a
+//! cluster one for each primary), and one for messages once somebody has waited for a lock.
 //!
 //! # What it promises
 //!
-//! As the server is configured, asked once when it connects ([`Capabilities`](session_core::Capabilities)): an append-only file keeps what was
-//! acknowledged over a restart, one that is flushed with each write also over a loss of power; without one, and behind Sentinel or in
-//! a cluster, the last moments may be lost: a replica that takes over lacks what had not come to it yet. Sessions are then older
-//! or [`Missing`](session_core::Replaced::Missing), and locks are free. A policy that evicts makes sessions vanish: `may_evict`.
+//! As the server is configured, asked once when it connects ([`Capabilities`](session_core::Capabilities)):
+//! an append-only file keeps what was acknowledged over a restart, one that is flushed with each write also
+//! over a loss of power; without one, and behind Sentinel or in a cluster, the last moments may be lost: a
+//! replica that takes over lacks what had not come to it yet. Sessions are then older or
+//! [`Missing`](session_core::Replaced::Missing), and locks are free. A policy that evicts makes sessions
+//! vanish: `may_evict`.
 //!
 //! # Limits
 //!
@@ -51,8 +57,8 @@
 //! | `Backend` | by the error | whatever else the server says, a missing right for one |
 //! | `Invalid`, `Unsupported` | none | when connecting: settings, an older server, a feature that is off |
 //!
-//! No write is ever sent twice, but after an answer that says that nothing has happened (a script that the server does not know, a slot that
-//! has moved).
+//! No write is ever sent twice, but after an answer that says that nothing has happened (a script that the
+//! server does not know, a slot that has moved).
 
 pub mod config;
 mod connection;

@@ -1,13 +1,15 @@
 //! The lock: a lease per session, and a queue of tickets that it is handed along.
 //!
-//! Who finds the lock held leaves a ticket (the token it asked with) and sleeps. Who releases gives the lock to the oldest
-//! living ticket in the same script that writes the record, and tells it so. Who is told asks again with the same
-//! ticket, and holds the lock only if the script says so: no message is ever believed. A waiter looks for itself every
-//! [`poll`](crate::RedisConfig::poll), and when the lease of the present holder should end; what was handed over and not claimed passes on after
-//! [`claim`](crate::RedisConfig::claim). So a living waiter waits at most `claim + poll` after the last fault.
+//! Who finds the lock held leaves a ticket (the token it asked with) and sleeps. Who releases gives the lock
+//! to the oldest living ticket in the same script that writes the record, and tells it so. Who is told asks
+//! again with the same ticket, and holds the lock only if the script says so: no message is ever believed. A
+//! waiter looks for itself every [`poll`](crate::RedisConfig::poll), and when the lease of the present holder
+//! should end; what was handed over and not claimed passes on after [`claim`](crate::RedisConfig::claim). So
+//! a living waiter waits at most `claim + poll` after the last fault.
 //!
-//! An `acquire` that is dropped gives its ticket, or the lock that it was just granted, back in the background: ask again with
-//! a new token. Until the deadline it outlives lost connections; the last error is its answer then.
+//! An `acquire` that is dropped gives its ticket, or the lock that it was just granted, back in the
+//! background: ask again with a new token. Until the deadline it outlives lost connections; the last error is
+//! its answer then.
 //!
 //! ```no_run
 //! use session_core::{Loaded, LockingStore, Put, Replaced, StorageKey, SystemRandom, Token};
@@ -114,7 +116,8 @@ impl Asking {
         loop {
             let ask = match () {
                 () if !wait.is_zero() && Instant::now() >= deadline => Ask::Leave,
-                // The first ticket follows the subscription. Later, should it be lost, places are kept by polling.
+                // The first ticket follows the subscription. Later, should it be lost, places are kept by
+                // polling.
                 () if queue && (queued || self.store.waiters.is_subscribed()) => Ask::Queue,
                 () => Ask::Try,
             };
@@ -166,8 +169,8 @@ impl Asking {
 }
 
 impl Drop for Asking {
-    /// Given up in the middle: the ticket is taken back, or the lock that was just granted. Should that fail, too, a ticket
-    /// ends with its heartbeat and a lock with its lease.
+    /// Given up in the middle: the ticket is taken back, or the lock that was just granted. Should that fail,
+    /// too, a ticket ends with its heartbeat and a lock with its lease.
     fn drop(&mut self) {
         if !self.untold {
             return;

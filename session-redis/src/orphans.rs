@@ -1,7 +1,7 @@
 //! Keys that lost their expiry: found at a bounded rate, reported, and removed when asked to.
 //!
-//! This driver writes no key without a ttl. A restore from a dump, a `PERSIST`, or a client of another make may; and a lock without
-//! one would keep its session locked for ever.
+//! This driver writes no key without a ttl. A restore from a dump, a `PERSIST`, or a client of another make
+//! may; and a lock without one would keep its session locked for ever.
 
 use crate::{
     RedisStore,
@@ -80,10 +80,11 @@ pub enum OrphanKind {
 }
 
 impl RedisStore {
-    /// Looks through all keys with this store's prefix, without blocking the server: SCAN in steps with pauses.
+    /// Looks through all keys with this store's prefix, without blocking the server: SCAN in steps with
+    /// pauses.
     ///
-    /// A key is removed in one step with the check that it still has no expiry. Keys that begin with the prefix and are none
-    /// of this driver's are left alone.
+    /// A key is removed in one step with the check that it still has no expiry. Keys that begin with the
+    /// prefix and are none of this driver's are left alone.
     ///
     /// # Errors
     /// When the server does not answer. What was removed by then is removed.
@@ -113,8 +114,8 @@ impl RedisStore {
         Ok(report)
     }
 
-    /// Removes every session, lock and index under this store's prefix, and nothing else. For tests and for farewells: a
-    /// session that is written meanwhile may stay.
+    /// Removes every session, lock and index under this store's prefix, and nothing else. For tests and for
+    /// farewells: a session that is written meanwhile may stay.
     ///
     /// # Errors
     /// When the server does not answer. What was removed by then is removed.

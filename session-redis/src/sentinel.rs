@@ -1,7 +1,7 @@
 //! Finding the primary that Sentinel knows by a name.
 //!
-//! Asked for each new connection, and a connection is given up when it is lost, when it hangs, and when its server answers
-//! `READONLY`: so a client follows a failover without being told of it.
+//! Asked for each new connection, and a connection is given up when it is lost, when it hangs, and when its
+//! server answers `READONLY`: so a client follows a failover without being told of it.
 
 use crate::{
     config::{Node, RedisConfig, Secret, Topology},

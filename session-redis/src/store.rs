@@ -39,8 +39,8 @@ pub const MAX_VALUE: usize = 16 << 20;
 
 /// Sessions in Redis, with their locks and an index by user. Clones share its connections.
 ///
-/// Each method is one script or one command, and atomic; a load is two commands in one trip, of which the second is the record. Times
-/// are the server's.
+/// Each method is one script or one command, and atomic; a load is two commands in one trip, of which the
+/// second is the record. Times are the server's.
 #[derive(Clone, Debug)]
 pub struct RedisStore(pub(crate) Arc<Inner>);
 
@@ -51,7 +51,8 @@ pub(crate) struct Inner {
     pub(crate) lock: LockKind,
     pub(crate) poll: Duration,
     pub(crate) claim: String,
-    /// What a ticket says of its waiter: for how long it counts as alive after each poll, and where to wake it.
+    /// What a ticket says of its waiter: for how long it counts as alive after each poll, and where to wake
+    /// it.
     pub(crate) place: String,
     pub(crate) waiters: Waiters,
     random: Arc<dyn Random>,
@@ -62,8 +63,9 @@ impl RedisStore {
     /// Connects, and checks what is needed. Later it reconnects by itself.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for settings that cannot be used, [`ErrorKind::Unsupported`] for what needs a feature of this crate or
-    /// a newer server, naming the cure; [`ErrorKind::Unavailable`] when no server answers in time.
+    /// [`ErrorKind::Invalid`] for settings that cannot be used, [`ErrorKind::Unsupported`] for what needs a
+    /// feature of this crate or a newer server, naming the cure; [`ErrorKind::Unavailable`] when no server
+    /// answers in time.
     pub async fn connect(config: &RedisConfig) -> Result<Self> {
         Self::connect_with(config, Arc::new(SystemRandom)).await
     }
@@ -79,8 +81,9 @@ impl RedisStore {
         let capabilities = capabilities(&router, config).await?;
         let channel = crate::layout::channel(&config.prefix, &instance);
         Ok(Self(Arc::new(Inner {
-            // A waiter may be late by one poll and a half. Not longer than the claim: when a dead one has let the first claim pass,
-            // all who died before it are known to be dead, and nobody waits for a second one (see tests/driver/model.rs).
+            // A waiter may be late by one poll and a half. Not longer than the claim: when a dead one has let
+            // the first claim pass, all who died before it are known to be dead, and nobody waits for a
+            // second one (see tests/driver/model.rs).
             place: format!("{} {channel}", milliseconds(config.claim.min(config.poll * 5 / 2))),
             waiters: Waiters::new(router.clone(), channel),
             router,
@@ -163,9 +166,9 @@ impl Inner {
 
     /// The key of the user's index, when the script that writes the record can write it, too.
     ///
-    /// In a cluster the index is in another slot, often on another server. So it is written *before* the record and waited
-    /// for: a crash between the two leaves a name without a session, never a session that nobody finds. Should the
-    /// record then not be written (a conflict), the same: a name too many.
+    /// In a cluster the index is in another slot, often on another server. So it is written *before* the
+    /// record and waited for: a crash between the two leaves a name without a session, never a session that
+    /// nobody finds. Should the record then not be written (a conflict), the same: a name too many.
     pub(crate) async fn index_first(
         &self,
         operation: &'static str,
@@ -207,14 +210,15 @@ impl Inner {
         }
     }
 
-    /// Takes a deleted session out of its user's index. Before the caller hears of the deletion, so that it cannot overtake
-    /// an insert of the same key.
+    /// Takes a deleted session out of its user's index. Before the caller hears of the deletion, so that it
+    /// cannot overtake an insert of the same key.
     async fn forget(&self, key: &StorageKey, user: &PrincipalKey) {
         let index = index_key(&self.prefix, user);
         let mut command = Cmd::new();
         command.arg("ZREM").arg(&index).arg(hex(key.as_bytes()));
         if let Err(failure) = self.router.send(index.as_bytes(), &command).await {
-            // The session is deleted. Its name may stay in the index until its time: that is what an index may do.
+            // The session is deleted. Its name may stay in the index until its time: that is what an index
+            // may do.
             tracing::debug!(error = %failure.error, "a deleted session stays in its user's index");
         }
     }
@@ -238,9 +242,9 @@ impl SessionStore for RedisStore {
         let keys = self.0.keys(key);
         let key = keys.record.as_bytes();
         let reply = match &self.0.router {
-            // Neither a script nor a transaction, which cost the server twice as much. The record is that of one moment, and the
-            // ttl that of a moment before: a write in between has made it longer, and whoever slides the expiry because of it
-            // names a version that is gone.
+            // Neither a script nor a transaction, which cost the server twice as much. The record is that of
+            // one moment, and the ttl that of a moment before: a write in between has made it longer, and
+            // whoever slides the expiry because of it names a version that is gone.
             Router::One(link) => link.run_all(redis::pipe().cmd("PTTL").arg(key).cmd("GET").arg(key)).await,
             // A server that a slot is moving to takes only one command after ASKING.
             #[cfg(feature = "cluster")]

@@ -8,7 +8,8 @@ use std::path::Path;
 /// Reads the files. Without TLS there are none.
 pub(crate) fn certificates(tls: Option<&Tls>) -> Result<TlsCertificates> {
     let Some(tls) = tls else { return Ok(TlsCertificates { client_tls: None, root_cert: None }) };
-    // rustls panics without a provider. An error says that the application has chosen one: that is the one to use.
+    // rustls panics without a provider. An error says that the application has chosen one: that is the one to
+    // use.
     drop(rustls::crypto::ring::default_provider().install_default());
     let client_tls = match (&tls.cert, &tls.key) {
         (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),

@@ -1,6 +1,7 @@
 //! The parts of a URL that may name several hosts, which the `url` crate does not read.
 //!
-//! No error shows a part of the URL before its options: a password with an unescaped `/` may be anywhere in there.
+//! No error shows a part of the URL before its options: a password with an unescaped `/` may be anywhere in
+//! there.
 
 use crate::config::{Node, invalid};
 use session_core::Result;

@@ -1,10 +1,11 @@
 //! Waking those who wait for a lock: one subscription per store, on a connection of its own.
 //!
-//! Not on the shared connection: Redis counts the replies of a connection that subscribes against the limit for slow
-//! subscribers (32 MiB), and cuts it when some large sessions are loaded at once.
+//! Not on the shared connection: Redis counts the replies of a connection that subscribes against the limit
+//! for slow subscribers (32 MiB), and cuts it when some large sessions are loaded at once.
 //!
-//! A message only says when to look; what counts is what the script answers. It may come twice, late or never: a waiter
-//! polls all the same. After the subscription was lost and made again, everyone looks at once.
+//! A message only says when to look; what counts is what the script answers. It may come twice, late or
+//! never: a waiter polls all the same. After the subscription was lost and made again, everyone looks at
+//! once.
 
 use crate::{layout::unhex, router::Router};
 use redis::{PushInfo, PushKind, Value};

@@ -17,8 +17,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! In a web application a layer opens and commits, and handlers only use their session: that is [`http`], with the feature
-//! `axum` (or `http` on any other tower service).
+//! In a web application a layer opens and commits, and handlers only use their session: that is [`http`],
+//! with the feature `axum` (or `http` on any other tower service).
 //!
 //! # Backends
 //!
@@ -32,9 +32,11 @@
 //! | `postgres` | `postgres://[user[:password]@]host[:5432]/database` | by the server's settings |
 //! | `memcached` | `memcached://host[:11211],host…` | gone with the server, and under memory pressure |
 //!
-//! With the feature `tls` also `rediss://…`, `rediss+sentinel://…`, `rediss+cluster://…`, and PostgreSQL's `sslmode`.
+//! With the feature `tls` also `rediss://…`, `rediss+sentinel://…`, `rediss+cluster://…`, and PostgreSQL's
+//! `sslmode`.
 //!
-//! Options are parameters of the URL, `?name=value&…`. An unknown one is an error that names the known ones, and durations have their unit:
+//! Options are parameters of the URL, `?name=value&…`. An unknown one is an error that names the known ones,
+//! and durations have their unit:
 //!
 //! | URL | options |
 //! |---|---|
@@ -44,12 +46,12 @@
 //! | `postgres:` | `schema` (`public`), `prefix` (`session_`), `pool` (10), `lock` (`advisory`, `lease`), `lock_connections` (4), `waiter_connections` (2), `max_locks` (2000), `unlogged`, `migrate` (`true`), `statements` (`detect`, `prepared`, `simple`), `max_value` (bytes), `timeout`, `connect_timeout` (`5s`), and PostgreSQL's own, such as `sslmode` |
 //! | `memcached:` | `prefix` (`session:`), `protocol` (`auto`, `plain`, `meta`), `timeout` (`2s`), `pool` (16), `max_value` (bytes) |
 //!
-//! The same as structs, with all that is to be said about each: `file::FileConfig`, `redis::RedisConfig`, `postgres::PostgresConfig`,
-//! `memcached::MemcachedConfig`. A store made from one, or one of your own, goes in without [`connect`]: [`Sessions::builder`] takes any
-//! [`LockingStore`].
+//! The same as structs, with all that is to be said about each: `file::FileConfig`, `redis::RedisConfig`,
+//! `postgres::PostgresConfig`, `memcached::MemcachedConfig`. A store made from one, or one of your own, goes
+//! in without [`connect`]: [`Sessions::builder`] takes any [`LockingStore`].
 //!
-//! How sessions themselves behave (idle timeout, lease, waits, sizes, codec) is the same on every backend and set by the
-//! [builder](SessionsBuilder).
+//! How sessions themselves behave (idle timeout, lease, waits, sizes, codec) is the same on every backend and
+//! set by the [builder](SessionsBuilder).
 
 use std::sync::Arc;
 
@@ -87,8 +89,9 @@ const BACKENDS: &[(&str, &str, bool)] = &[
 /// Connects to the store that a URL names.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for a backend that is not compiled in, naming the features; [`ErrorKind::Invalid`] for an unknown scheme
-/// or option, naming the known ones; what the backend says when it cannot be reached. A password is never part of it.
+/// [`ErrorKind::Unsupported`] for a backend that is not compiled in, naming the features;
+/// [`ErrorKind::Invalid`] for an unknown scheme or option, naming the known ones; what the backend says when
+/// it cannot be reached. A password is never part of it.
 pub async fn connect(url: &str) -> Result<Store> {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     if !BACKENDS.iter().any(|(known, _, there)| *known == scheme && *there) {

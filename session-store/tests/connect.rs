@@ -1,4 +1,5 @@
-//! What `connect` gives for a URL, and what it says to those that it cannot use. `scripts/features` runs this with no feature, too.
+//! What `connect` gives for a URL, and what it says to those that it cannot use. `scripts/features` runs this
+//! with no feature, too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
@@ -124,7 +125,8 @@ async fn encryption_that_is_not_compiled_in_is_refused_and_not_left_out() {
     }
 }
 
-/// The same application on each: what one connection stores, another one finds, unless the store is the process's own.
+/// The same application on each: what one connection stores, another one finds, unless the store is the
+/// process's own.
 #[allow(dead_code, reason = "for the backends that are compiled in")]
 async fn keeps(url: &str) {
     let sessions = async || Sessions::builder(connect(url).await.expect(url)).build().unwrap();

@@ -14,8 +14,8 @@
 //! # Ok::<(), session_core::Error>(())
 //! ```
 //!
-//! Attributes are those of RFC 6265 and its successor, draft-ietf-httpbis-rfc6265bis (`SameSite`, the prefixes). `HttpOnly` cannot be
-//! switched off: an id is nothing for scripts.
+//! Attributes are those of RFC 6265 and its successor, draft-ietf-httpbis-rfc6265bis (`SameSite`, the
+//! prefixes). `HttpOnly` cannot be switched off: an id is nothing for scripts.
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use session_core::{Error, ErrorKind, Result, SessionId};
@@ -61,14 +61,15 @@ impl Default for CookieConfig {
 }
 
 impl CookieConfig {
-    /// A cookie that is sent without TLS, too: for [development](crate#without-tls-development), never where users are, since whoever
-    /// listens has it then. Its name is yours to choose, without `__Host-`: browsers refuse that one unless it is `Secure`.
+    /// A cookie that is sent without TLS, too: for [development](crate#without-tls-development), never where
+    /// users are, since whoever listens has it then. Its name is yours to choose, without `__Host-`: browsers
+    /// refuse that one unless it is `Secure`.
     pub fn insecure(name: impl Into<String>) -> Self {
         Self { name: name.into(), secure: false, ..Self::default() }
     }
 
-    /// The name (`__Host-id`). With the prefix `__Host-` browsers refuse the cookie unless it is `Secure`, for `/` and for this host
-    /// alone: so no other host of the domain can plant one.
+    /// The name (`__Host-id`). With the prefix `__Host-` browsers refuse the cookie unless it is `Secure`,
+    /// for `/` and for this host alone: so no other host of the domain can plant one.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -92,14 +93,15 @@ impl CookieConfig {
         self
     }
 
-    /// It outlives the browser and ends with its session (by `Max-Age`), renewed whenever that slides. The default ends with
-    /// the browser, and the session by its idle timeout.
+    /// It outlives the browser and ends with its session (by `Max-Age`), renewed whenever that slides. The
+    /// default ends with the browser, and the session by its idle timeout.
     pub fn persistent(mut self) -> Self {
         self.persistent = true;
         self
     }
 
-    /// The longest `Cookie` header that is looked at, in bytes, all of them together (16 KiB). Beyond it there is no session.
+    /// The longest `Cookie` header that is looked at, in bytes, all of them together (16 KiB). Beyond it
+    /// there is no session.
     pub fn max_header(mut self, bytes: usize) -> Self {
         self.max_header = bytes;
         self
@@ -173,8 +175,8 @@ pub(crate) struct Cookie {
 }
 
 impl Cookie {
-    /// The id that the client sent. Whatever is wrong with its cookie (damaged, too long, there twice), it has none: an error page
-    /// would lock out a user who cannot know what to do about it.
+    /// The id that the client sent. Whatever is wrong with its cookie (damaged, too long, there twice), it
+    /// has none: an error page would lock out a user who cannot know what to do about it.
     ///
     /// Of two cookies one was planted, by a sibling host for example, and nobody can tell which.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Option<SessionId> {

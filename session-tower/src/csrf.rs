@@ -1,8 +1,9 @@
 //! A token against cross-site request forgery: in the session and in the form, and the same in both.
 //!
-//! `SameSite=Lax` keeps other sites' forms from using the cookie in browsers that know it; this is the second line. Two requests that both
-//! draw the first token would each show another one, and one of the forms would never be accepted: here the commit of the second is a
-//! conflict (409, or a rerun by [`RetryLayer`](crate::RetryLayer)).
+//! `SameSite=Lax` keeps other sites' forms from using the cookie in browsers that know it; this is the second
+//! line. Two requests that both draw the first token would each show another one, and one of the forms would
+//! never be accepted: here the commit of the second is a conflict (409, or a rerun by
+//! [`RetryLayer`](crate::RetryLayer)).
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod example {
@@ -31,8 +32,8 @@ use session_core::{Key, Result, Session, SessionId, SystemRandom};
 
 const TOKEN: Key<String> = Key::new("~csrf");
 
-/// The session's token, drawn when there is none yet: 256 bits in 43 characters that need no escaping. It stays until it is
-/// [renewed](renew), so several tabs work.
+/// The session's token, drawn when there is none yet: 256 bits in 43 characters that need no escaping. It
+/// stays until it is [renewed](renew), so several tabs work.
 ///
 /// # Errors
 /// As for [`Session::update_with`]; [`ErrorKind::Random`](session_core::ErrorKind::Random).
@@ -43,7 +44,8 @@ pub fn token(session: &Session) -> Result<String> {
     renew(session)
 }
 
-/// Whether this is the session's token; `false` also when it has none. How long it takes does not tell where they differ.
+/// Whether this is the session's token; `false` also when it has none. How long it takes does not tell where
+/// they differ.
 ///
 /// # Errors
 /// As for [`Session::get`].
@@ -53,7 +55,8 @@ pub fn verify(session: &Session, presented: &str) -> Result<bool> {
     Ok(same(token.as_bytes(), presented.as_bytes()))
 }
 
-/// A new token; forms with the old one are refused from the commit on. Call it at login, together with [`Session::rotate`].
+/// A new token; forms with the old one are refused from the commit on. Call it at login, together with
+/// [`Session::rotate`].
 ///
 /// # Errors
 /// As for [`token`].

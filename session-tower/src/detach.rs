@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Runs where it is awaited; dropped before its end, it goes on in a task of its own. So a client that disconnects does not cut a
-/// commit in two, and nobody pays for a task but those whose client did.
+/// Runs where it is awaited; dropped before its end, it goes on in a task of its own. So a client that
+/// disconnects does not cut a commit in two, and nobody pays for a task but those whose client did.
 pub(crate) struct ToTheEnd<T: Send + 'static>(Option<Work<T>>);
 
 pub(crate) fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> ToTheEnd<T> {
@@ -33,7 +33,8 @@ impl<T: Send + 'static> Future for ToTheEnd<T> {
 impl<T: Send + 'static> Drop for ToTheEnd<T> {
     fn drop(&mut self) {
         let Some(work) = self.0.take() else { return };
-        // Without a runtime the process is about to end, and what is dropped here is applied as a whole or not at all.
+        // Without a runtime the process is about to end, and what is dropped here is applied as a whole or
+        // not at all.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move { drop(work.await) });
         }

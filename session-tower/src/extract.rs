@@ -7,8 +7,8 @@
 //! | [`Session`] | one, and one to write | everything that only changes the session |
 //! | [`ExclusiveSession`] | the same, and it waits for the lock | side effects: charge, send |
 //!
-//! All of a request share one session: an extractor that authenticates and the handler's own cost one round trip together, and what was
-//! opened for reading is upgraded.
+//! All of a request share one session: an extractor that authenticates and the handler's own cost one round
+//! trip together, and what was opened for reading is upgraded.
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod example {
@@ -46,7 +46,8 @@ use serde::de::DeserializeOwned;
 use session_core::{Key, Result, SessionId};
 use std::{ops::Deref, sync::Arc};
 
-/// The session of this request, to read and change: everything that [`session_core::Session`] can do. The layer commits it.
+/// The session of this request, to read and change: everything that [`session_core::Session`] can do. The
+/// layer commits it.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub(crate) core: session_core::Session,
@@ -54,10 +55,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Stores what was done so far, now: before a long stretch of work, or to claim an effect before it is performed. The lock, if any, is
-    /// free then, and the session can only be read. It runs to its end also when the client disconnects.
+    /// Stores what was done so far, now: before a long stretch of work, or to claim an effect before it is
+    /// performed. The lock, if any, is free then, and the session can only be read. It runs to its end also
+    /// when the client disconnects.
     ///
-    /// To write once more, use [`SessionHandle::sessions`](crate::SessionHandle::sessions) with the [`id`](session_core::Session::id).
+    /// To write once more, use [`SessionHandle::sessions`](crate::SessionHandle::sessions) with the
+    /// [`id`](session_core::Session::id).
     ///
     /// # Errors
     /// As for [`session_core::Session::commit`].
@@ -65,8 +68,8 @@ impl Session {
         commit_early(Arc::clone(&self.slot), self.core.clone()).await
     }
 
-    /// Ends the session at the commit, and has the client remove its cookie; also the session that it was rotated into while this request
-    /// was under way.
+    /// Ends the session at the commit, and has the client remove its cookie; also the session that it was
+    /// rotated into while this request was under way.
     ///
     /// # Errors
     /// As for [`session_core::Session::destroy`].
@@ -85,12 +88,13 @@ impl Deref for Session {
     }
 }
 
-/// The session of this request under its lock: while the handler has it, nobody else has. For side effects; everything that
-/// [`Session`] can do.
+/// The session of this request under its lock: while the handler has it, nobody else has. For side effects;
+/// everything that [`Session`] can do.
 ///
-/// A lease can run out under its holder: an effect that must happen *once* is claimed by a [`commit`](Session::commit) before it is performed,
-/// as [`session_core::Sessions::exclusive`] shows. With [`OnBusy::ReadOnly`](session_core::OnBusy::ReadOnly) look at
-/// [`access`](session_core::Session::access) first: the session may be for reading only.
+/// A lease can run out under its holder: an effect that must happen *once* is claimed by a
+/// [`commit`](Session::commit) before it is performed, as [`session_core::Sessions::exclusive`] shows. With
+/// [`OnBusy::ReadOnly`](session_core::OnBusy::ReadOnly) look at [`access`](session_core::Session::access)
+/// first: the session may be for reading only.
 #[derive(Clone, Debug)]
 pub struct ExclusiveSession(pub(crate) Session);
 
@@ -107,7 +111,8 @@ impl Deref for ExclusiveSession {
 pub struct ReadSession(pub(crate) session_core::Session);
 
 impl ReadSession {
-    /// The value, decoded. If this request writes, too, its commit refuses when another request has changed the value meanwhile.
+    /// The value, decoded. If this request writes, too, its commit refuses when another request has changed
+    /// the value meanwhile.
     ///
     /// # Errors
     /// [`ErrorKind::Decode`](session_core::ErrorKind::Decode) naming the key, unless it discards.

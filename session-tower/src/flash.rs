@@ -1,7 +1,7 @@
 //! Messages for the next page: "saved", after a redirect.
 //!
-//! Parallel requests lose none, and each is shown once: of two pages that take the same message one commits, the other one is a
-//! conflict (409, or a rerun by [`RetryLayer`](crate::RetryLayer), which then finds none).
+//! Parallel requests lose none, and each is shown once: of two pages that take the same message one commits,
+//! the other one is a conflict (409, or a rerun by [`RetryLayer`](crate::RetryLayer), which then finds none).
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod example {

@@ -23,15 +23,15 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// What readers get while the store cannot be reached. Writers always get the error: an empty session that is then written would take
-/// the place of the real one.
+/// What readers get while the store cannot be reached. Writers always get the error: an empty session that is
+/// then written would take the place of the real one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenDown {
     /// The error: 503.
     #[default]
     Fail,
-    /// An empty session that cannot be written: a page for everybody goes on, its user looks logged out. A request that was shown
-    /// one gets no other access any more.
+    /// An empty session that cannot be written: a page for everybody goes on, its user looks logged out. A
+    /// request that was shown one gets no other access any more.
     ReadEmpty,
 }
 
@@ -40,15 +40,17 @@ type Client = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 
 /// Gives every request its session, and stores it before the response head goes out.
 ///
-/// For any service with responses whose body can be made of bytes (`axum::body::Body`, `http_body_util::Full<Bytes>`; map others to
-/// one of these).
+/// For any service with responses whose body can be made of bytes (`axum::body::Body`,
+/// `http_body_util::Full<Bytes>`; map others to one of these).
 ///
-/// - An answer from 100 to 499 commits: what a failed login has counted is kept. 101 commits before the upgrade. An answer from
-///   500 on discards, and so does a [`Rejection`](crate::Rejection).
-/// - Success means stored: when the commit fails, its [`Rejection`](crate::Rejection) is the response, and not the handler's.
-/// - A commit that has begun runs to its end, also when the client disconnects. A handler whose client disconnects before, or that
-///   panics, stores nothing and frees the lock.
-/// - A request that does not ask for its session costs no round trip; neither does one without a cookie that puts nothing in.
+/// - An answer from 100 to 499 commits: what a failed login has counted is kept. 101 commits before the
+///   upgrade. An answer from 500 on discards, and so does a [`Rejection`](crate::Rejection).
+/// - Success means stored: when the commit fails, its [`Rejection`](crate::Rejection) is the response, and
+///   not the handler's.
+/// - A commit that has begun runs to its end, also when the client disconnects. A handler whose client
+///   disconnects before, or that panics, stores nothing and frees the lock.
+/// - A request that does not ask for its session costs no round trip; neither does one without a cookie that
+///   puts nothing in.
 #[derive(Clone)]
 pub struct SessionLayer(Arc<Config>);
 
@@ -85,8 +87,8 @@ impl SessionLayer {
         self.with(|config| config.when_down = when_down)
     }
 
-    /// Replaces responses to session errors: those of this layer, of the extractors, and each [`Rejection`](crate::Rejection) that a
-    /// handler returned. It is given the one that is meant to go out.
+    /// Replaces responses to session errors: those of this layer, of the extractors, and each
+    /// [`Rejection`](crate::Rejection) that a handler returned. It is given the one that is meant to go out.
     ///
     /// ```
     /// # use session_core::{ErrorKind, MemoryStore, Sessions};
@@ -107,12 +109,13 @@ impl SessionLayer {
         self.with(|config| config.on_failure = Some(Arc::new(map)))
     }
 
-    /// Binds sessions to what their client looks like: a network, a user agent. To any other client a session does not exist; it is
-    /// not ended either, or whoever has copied a cookie could log its owner out. Off by default: networks of phones change,
-    /// browsers update themselves, and none of it stops who sits in the same network with the same browser.
+    /// Binds sessions to what their client looks like: a network, a user agent. To any other client a session
+    /// does not exist; it is not ended either, or whoever has copied a cookie could log its owner out. Off by
+    /// default: networks of phones change, browsers update themselves, and none of it stops who sits in the
+    /// same network with the same browser.
     ///
-    /// What the closure says is stored in the session, as it is, under the name `~client`, when the session is made. Sessions from before
-    /// are accepted.
+    /// What the closure says is stored in the session, as it is, under the name `~client`, when the session
+    /// is made. Sessions from before are accepted.
     ///
     /// ```
     /// # use session_core::{MemoryStore, Sessions};
@@ -308,8 +311,8 @@ fn say<B: From<Bytes>>(slot: &Slot, failure: &Failure) -> Response<B> {
     response.map(B::from)
 }
 
-/// A response with an id in it is for one client. Caches that are shared may store it all the same (RFC 9111, section 7.3): so they are told,
-/// unless the handler has, and what it has said to the contrary is overruled.
+/// A response with an id in it is for one client. Caches that are shared may store it all the same (RFC 9111,
+/// section 7.3): so they are told, unless the handler has, and what it has said to the contrary is overruled.
 fn keep_to_one_client(headers: &mut HeaderMap) {
     let told = headers.get_all(CACHE_CONTROL).iter().any(|value| {
         value.as_bytes().split(|byte| *byte == b',').any(|directive| {
@@ -322,7 +325,8 @@ fn keep_to_one_client(headers: &mut HeaderMap) {
     }
 }
 
-/// What was made with a look at the session is another page for another cookie, with or without a new cookie in it.
+/// What was made with a look at the session is another page for another cookie, with or without a new cookie
+/// in it.
 fn vary_by_cookie(headers: &mut HeaderMap) {
     let told = headers.get_all(VARY).iter().any(|value| {
         value.as_bytes().split(|byte| *byte == b',').any(|name| {

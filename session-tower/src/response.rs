@@ -25,8 +25,8 @@
 //!
 //! # In an error type of your own
 //!
-//! Hand on the response of a [`Rejection`] as it is. By the [`Failure`] in it the layer knows that nothing is to be stored; a response of your
-//! own with a status below 500 stores what was done so far.
+//! Hand on the response of a [`Rejection`] as it is. By the [`Failure`] in it the layer knows that nothing is
+//! to be stored; a response of your own with a status below 500 stores what was done so far.
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod example {

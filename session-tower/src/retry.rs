@@ -1,7 +1,8 @@
 //! Running a handler once more when its commit was refused.
 //!
-//! `update` is replayed by the commit itself. A handler that reads with `get` and writes with `insert` cannot be: it may have decided on
-//! what it read. Then the client is told 409, or this layer runs the handler again:
+//! `update` is replayed by the commit itself. A handler that reads with `get` and writes with `insert` cannot
+//! be: it may have decided on what it read. Then the client is told 409, or this layer runs the handler
+//! again:
 //!
 //! ```
 //! # #[cfg(feature = "axum")] mod example {
@@ -50,14 +51,17 @@ use tower_service::Service;
 /// After so many runs the next ones take the session's lock: then it is their turn for certain.
 const WITHOUT_LOCK: u32 = 2;
 
-/// Runs a handler again, on fresh data, when its commit stored nothing because of another request's: a conflict, or the loss of the lock
-/// that this layer took for the run. To be put inside of [`SessionLayer`](crate::SessionLayer), around the routes that are to have it.
+/// Runs a handler again, on fresh data, when its commit stored nothing because of another request's: a
+/// conflict, or the loss of the lock that this layer took for the run. To be put inside of
+/// [`SessionLayer`](crate::SessionLayer), around the routes that are to have it.
 ///
-/// Only for handlers that do nothing but change the session: what else they do, they do once more. A handler that asked for the session
-/// exclusively is never run again, nor one whose body is larger than [`max_body`](Self::max_body) or of unknown length, nor an upgrade.
-/// What it would have been told otherwise, 409, it is told then.
+/// Only for handlers that do nothing but change the session: what else they do, they do once more. A handler
+/// that asked for the session exclusively is never run again, nor one whose body is larger than
+/// [`max_body`](Self::max_body) or of unknown length, nor an upgrade. What it would have been told otherwise,
+/// 409, it is told then.
 ///
-/// The request's body must be made of bytes (`axum::body::Body`, `http_body_util::Full<Bytes>`), its extensions are cloned.
+/// The request's body must be made of bytes (`axum::body::Body`, `http_body_util::Full<Bytes>`), its
+/// extensions are cloned.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryLayer {
     attempts: u32,

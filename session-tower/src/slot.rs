@@ -13,10 +13,12 @@ use std::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-/// What the client looked like when the session was made; see [`SessionLayer::bind`](crate::SessionLayer::bind).
+/// What the client looked like when the session was made; see
+/// [`SessionLayer::bind`](crate::SessionLayer::bind).
 const CLIENT: Key<String> = Key::new("~client");
 
-/// A request's access to its session, in the request's extensions: for services and middleware without extractors.
+/// A request's access to its session, in the request's extensions: for services and middleware without
+/// extractors.
 ///
 /// ```
 /// # async fn handle(request: http::Request<()>) -> Result<(), session_tower::Rejection> {
@@ -92,7 +94,8 @@ struct State {
     bound: bool,
     /// The handler has had it under the lock.
     exclusive: bool,
-    /// It was asked for with the lock and is for reading only, by [`OnBusy::ReadOnly`](session_core::OnBusy::ReadOnly).
+    /// It was asked for with the lock and is for reading only, by
+    /// [`OnBusy::ReadOnly`](session_core::OnBusy::ReadOnly).
     downgraded: bool,
     /// Somebody was shown an empty session because the store is down: so nobody writes any more.
     down: bool,
@@ -187,8 +190,8 @@ impl Slot {
                 bound => return Ok((session, Found { named: true, bound: bound.is_some() })),
             }
         }
-        // The id of the cookie is never adopted, and the cookie stays: a late response must not remove the one that a
-        // rotation has set meanwhile.
+        // The id of the cookie is never adopted, and the cookie stays: a late response must not remove the
+        // one that a rotation has set meanwhile.
         let session = sessions.create();
         session.upgrade(access).await?; // nobody knows its id, so there is no lock to wait for
         Ok((session, Found { named: false, bound: false }))
@@ -226,7 +229,8 @@ impl Slot {
         committed
     }
 
-    /// A new session with something in it remembers its client, and one that did so before goes on, also when it was cleared.
+    /// A new session with something in it remembers its client, and one that did so before goes on, also when
+    /// it was cleared.
     fn bind(&self, session: &session_core::Session) -> Result<()> {
         let Some(client) = self.client.clone() else { return Ok(()) };
         let (found, bound) = {
@@ -267,8 +271,8 @@ impl Slot {
             state.ends && !state.found && !state.ended
         };
         if logout && let Some(id) = &self.presented {
-            // There is no such session any more, but it may have been rotated while this request was under way: who logs out
-            // means that one, too.
+            // There is no such session any more, but it may have been rotated while this request was under
+            // way: who logs out means that one, too.
             self.config.sessions.destroy(id).await?;
             self.state().ended = true;
         }
@@ -287,14 +291,14 @@ impl Slot {
                 renewed @ Some(_) if cookie.is_persistent() => cookie.set(&id, renewed).map(Some),
                 _ => Ok(None),
             },
-            // New, rotated, or found by its old id within the grace of a rotation (then its lifetime is not known here, and the
-            // cookie ends with the browser until it is renewed).
+            // New, rotated, or found by its old id within the grace of a rotation (then its lifetime is not
+            // known here, and the cookie ends with the browser until it is renewed).
             (_, Some(id)) => cookie.set(&id, session.renewed()).map(Some),
         }
     }
 
-    /// Whether the handler may run once more: its commit was refused because of another request, and it did not ask for the lock,
-    /// so it has no side effects. Then everything is as before its first run.
+    /// Whether the handler may run once more: its commit was refused because of another request, and it did
+    /// not ask for the lock, so it has no side effects. Then everything is as before its first run.
     pub(crate) fn start_again(&self, locks: bool) -> bool {
         let mut state = self.state();
         if state.over || !state.conflicted || state.exclusive || state.downgraded {
@@ -309,8 +313,8 @@ impl Slot {
         self.state().over = true;
     }
 
-    /// The handler ended without an answer (a panic, an error, a client that is gone): nothing is stored, and the lock is free, also when
-    /// something that it has started still has the session.
+    /// The handler ended without an answer (a panic, an error, a client that is gone): nothing is stored, and
+    /// the lock is free, also when something that it has started still has the session.
     pub(crate) fn abandon(&self) {
         self.finish();
         let session = self.state().session.clone();
@@ -336,13 +340,15 @@ fn discard(session: &session_core::Session) {
     }
 }
 
-/// Whether nothing was stored because of another request: what does nothing but change the session may run again. A lock that was taken
-/// for such a run can be lost, too, to a write without a lock where nothing fences, and to a machine that stands still.
+/// Whether nothing was stored because of another request: what does nothing but change the session may run
+/// again. A lock that was taken for such a run can be lost, too, to a write without a lock where nothing
+/// fences, and to a machine that stands still.
 pub(crate) fn was_beaten(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Conflict | ErrorKind::LockLost) && error.effect() == Effect::None
 }
 
-/// Opening stores nothing, and a lock that may have been granted is released: whatever the driver knows, it may be tried again.
+/// Opening stores nothing, and a lock that may have been granted is released: whatever the driver knows, it
+/// may be tried again.
 fn without_effect(error: Error) -> Error {
     error.with_effect(Effect::None)
 }

@@ -1,8 +1,8 @@
 //! A third party judges a store of its own: `cargo run -p session-conformance --example dir_store`.
 //!
-//! In a test it is these ten lines (`run().await.assert_passed()`); here the matrix is printed. The example is its own worker, so that the
-//! scenarios run in several processes, too. There, the store loses nothing, since each write names its version; its lock, which lives in
-//! the memory of one process, is convicted.
+//! In a test it is these ten lines (`run().await.assert_passed()`); here the matrix is printed. The example
+//! is its own worker, so that the scenarios run in several processes, too. There, the store loses nothing,
+//! since each write names its version; its lock, which lives in the memory of one process, is convicted.
 
 mod store;
 

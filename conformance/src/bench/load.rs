@@ -93,8 +93,8 @@ impl Choice {
         self.shares.partition_point(|share| *share < drawn).min(self.shares.len() - 1)
     }
 
-    /// How long to wait before the next request, as clients do. Without it a task that spins for a lock and has just released it takes
-    /// it again before anybody else looks, and seems fast while the others starve.
+    /// How long to wait before the next request, as clients do. Without it a task that spins for a lock and
+    /// has just released it takes it again before anybody else looks, and seems fast while the others starve.
     pub(super) fn pause(&mut self) -> Option<Duration> {
         (self.contention == Contention::Contended).then(|| PAUSE.mul_f64(self.random.random()))
     }

@@ -1,9 +1,11 @@
-//! Latency: the product's operations against the same commands by hand and against the classical way, in one interleaved run.
+//! Latency: the product's operations against the same commands by hand and against the classical way, in one
+//! interleaved run.
 //!
-//! A [`Point`] is a load: how many tasks, how much in a session, who meets whom. At each point all ways take turns, a slice of
-//! time each, and begin with another one each round: whatever else the machine does hits all alike, so that ratios hold where
-//! microseconds don't. A task asks again as soon as it was answered (a closed loop: a slow operation delays the next one); where all
-//! want the same session, after a pause of up to 10 ms.
+//! A [`Point`] is a load: how many tasks, how much in a session, who meets whom. At each point all ways take
+//! turns, a slice of time each, and begin with another one each round: whatever else the machine does hits
+//! all alike, so that ratios hold where microseconds don't. A task asks again as soon as it was answered (a
+//! closed loop: a slow operation delays the next one); where all want the same session, after a pause of up
+//! to 10 ms.
 //!
 //! ```
 //! use session_conformance::{Instance, bench::{Bench, Operation, Point, Subject}};
@@ -86,19 +88,20 @@ impl FromStr for Operation {
 /// A raw client of the backend.
 #[async_trait]
 pub trait ByHand: Send + Sync {
-    /// Creates that many sessions of these bytes: `stored` is what the product stores, and `plain` is for the classical way, which
-    /// does not compress.
+    /// Creates that many sessions of these bytes: `stored` is what the product stores, and `plain` is for the
+    /// classical way, which does not compress.
     async fn prepare(&self, sessions: usize, stored: &[u8], plain: &[u8]) -> Result<Arc<dyn Hands>>;
 }
 
-/// The same operations on a raw client, as somebody would write them who knows the backend well: without retries, checks,
-/// encoding and compression. Sessions are numbers here, and their content is bytes.
+/// The same operations on a raw client, as somebody would write them who knows the backend well: without
+/// retries, checks, encoding and compression. Sessions are numbers here, and their content is bytes.
 #[async_trait]
 pub trait Hands: Send + Sync {
     /// The command or commands that read a session.
     async fn read(&self, session: usize) -> Result<()>;
 
-    /// Those that read it and replace it if its version is still the same. Not called by two tasks at once for one session.
+    /// Those that read it and replace it if its version is still the same. Not called by two tasks at once
+    /// for one session.
     async fn write(&self, session: usize) -> Result<()>;
 
     /// Those that lock and read it, replace it and unlock. Not called by two tasks at once for one session.
@@ -234,7 +237,8 @@ pub struct Row {
     pub p999_us: f64,
     /// Operations a second, all tasks together.
     pub ops_per_s: f64,
-    /// Round trips of one operation: how often a client spoke after the server had. Counted with one task, unless contended.
+    /// Round trips of one operation: how often a client spoke after the server had. Counted with one task,
+    /// unless contended.
     pub trips: Option<f64>,
     /// p50 by that of the same commands by hand.
     pub vs_floor: Option<f64>,

@@ -11,7 +11,8 @@ pub enum Contention {
     Uncontended,
     /// All tasks are on one session; each pauses for up to 10 ms between two operations.
     Contended,
-    /// Tasks choose among many; the second is asked for half as often as the first, the third a third as often (Zipf).
+    /// Tasks choose among many; the second is asked for half as often as the first, the third a third as
+    /// often (Zipf).
     Zipf,
 }
 

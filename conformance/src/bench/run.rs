@@ -12,8 +12,8 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// In how many slices the time of one way is cut: many where one task does it, few where the last operations of many tasks have to be
-/// waited for at the end of each.
+/// In how many slices the time of one way is cut: many where one task does it, few where the last operations
+/// of many tasks have to be waited for at the end of each.
 const SLICES: (u32, u32) = (20, 5);
 /// How many operations each task does while trips are counted.
 const COUNTED: usize = 50;
@@ -95,7 +95,8 @@ impl Bench {
     /// Measures; `progress` is called after each slice of time.
     ///
     /// # Errors
-    /// When the sessions cannot be made, or when not one operation of a kind succeeds. Single ones that fail are counted.
+    /// When the sessions cannot be made, or when not one operation of a kind succeeds. Single ones that fail
+    /// are counted.
     pub async fn run(&self, subject: &Subject, progress: &(dyn Fn() + Sync)) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for point in &self.points {
@@ -104,7 +105,8 @@ impl Bench {
         Ok(rows)
     }
 
-    /// The ways that take turns. By hand nobody queues and nobody replays, so that only who meets nobody can be compared.
+    /// The ways that take turns. By hand nobody queues and nobody replays, so that only who meets nobody can
+    /// be compared.
     fn ways(&self, point: Point, by_hand: bool) -> Vec<Way> {
         let mut ways = Vec::new();
         for operation in Operation::ALL {

@@ -12,9 +12,9 @@ use std::{path::PathBuf, time::Duration};
 
 /// Shows which session stores lose updates.
 ///
-/// Each scenario is a claim ("N increments of one counter: final = acknowledged"), tried on each backend with each
-/// strategy: `blind` and `lock-only` do what session handlers elsewhere do and are there to lose; `write` and
-/// `exclusive` are this project's and must not; `driver` speaks to the store below them.
+/// Each scenario is a claim ("N increments of one counter: final = acknowledged"), tried on each backend with
+/// each strategy: `blind` and `lock-only` do what session handlers elsewhere do and are there to lose;
+/// `write` and `exclusive` are this project's and must not; `driver` speaks to the store below them.
 #[derive(Debug, Parser)]
 #[command(name = "session-conformance", version, arg_required_else_help = true)]
 pub(super) struct Args {
@@ -60,7 +60,8 @@ Exit code:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
-    /// A backend to judge; with a URL, that server, in a namespace of its own. All that are here, unless named.
+    /// A backend to judge; with a URL, that server, in a namespace of its own. All that are here, unless
+    /// named.
     #[arg(long, value_name = "NAME[=URL]", value_parser = backends::parse)]
     backend: Vec<(&'static Backend, Option<String>)>,
 
@@ -114,7 +115,8 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = BENCH_EXAMPLES)]
 pub(super) struct BenchArgs {
-    /// A backend to measure; with a URL, that server, in a namespace of its own. All that are here, unless named.
+    /// A backend to measure; with a URL, that server, in a namespace of its own. All that are here, unless
+    /// named.
     #[arg(long, value_name = "NAME[=URL]", value_parser = backends::parse)]
     backend: Vec<(&'static Backend, Option<String>)>,
 
@@ -134,7 +136,8 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "off|on,…", value_delimiter = ',', value_parser = on_or_off)]
     compression: Vec<bool>,
 
-    /// Each task its own session (uncontended), all on one (contended), or a thousand of which some are asked for more often (zipf).
+    /// Each task its own session (uncontended), all on one (contended), or a thousand of which some are asked
+    /// for more often (zipf).
     #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
     contention: Vec<Contention>,
 
@@ -142,14 +145,15 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(super) seconds: Duration,
 
-    /// Instead: whether many sessions make each one slower, from 10,000 to as many as this (a million unless told); what they
-    /// weigh, and what sweeping costs. memcached forgets what does not fit: give it memory.
+    /// Instead: whether many sessions make each one slower, from 10,000 to as many as this (a million unless
+    /// told); what they weigh, and what sweeping costs. memcached forgets what does not fit: give it memory.
     #[arg(long, value_name = "SESSIONS", num_args = 0..=1, default_missing_value = "1000000",
         value_parser = clap::value_parser!(u64).range(10_000..=100_000_000),
         conflicts_with_all = ["operation", "tasks", "size", "compression", "contention"])]
     pub(super) scale: Option<u64>,
 
-    /// Threads of the runtime that measures. Half of the processors, unless told: the servers need the others.
+    /// Threads of the runtime that measures. Half of the processors, unless told: the servers need the
+    /// others.
     #[arg(long, value_name = "N", value_parser = number)]
     workers: Option<usize>,
 

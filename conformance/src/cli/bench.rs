@@ -27,8 +27,8 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
         let (json, html) = files;
         usage(&json.and(html).err().unwrap_or_default());
     };
-    // In a runtime of its own, with a core left for the servers: where tasks move between more threads than there are free cores,
-    // what is measured is the scheduler.
+    // In a runtime of its own, with a core left for the servers: where tasks move between more threads than
+    // there are free cores, what is measured is the scheduler.
     let (workers, measured) = (args.workers(), args.clone());
     let measuring = tokio::task::spawn_blocking(move || {
         let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -139,7 +139,8 @@ impl Watch for Scales<'_> {
 /// The store, what it is compared with, and the way to it that counts.
 async fn subject(backend: &Backend, running: &Arc<dyn Running>) -> Result<Subject> {
     let mut subject = Subject::new(backend.name, running.instance().await?);
-    // Several servers in one address are no URL in the strict sense, and nothing that can be compared by hand.
+    // Several servers in one address are no URL in the strict sense, and nothing that can be compared by
+    // hand.
     let Some(Ok(mut address)) = subject.instance.address.as_deref().map(Url::parse) else {
         return Ok(subject);
     };

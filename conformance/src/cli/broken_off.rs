@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM break a run off: what it has started goes with it, and the exit code says which of them it was.
+//! SIGINT and SIGTERM break a run off: what it has started goes with it, and the exit code says which of them
+//! it was.
 
 use super::{
     backends::{Backend, Started},
@@ -36,7 +37,8 @@ impl BrokenOff {
         }
     }
 
-    /// Starts the backends, each to its end: `initdb`, dropped half-way, would go on writing into the directory that is removed.
+    /// Starts the backends, each to its end: `initdb`, dropped half-way, would go on writing into the
+    /// directory that is removed.
     pub(super) async fn start(
         &mut self,
         backends: Vec<(&'static Backend, Option<String>)>,

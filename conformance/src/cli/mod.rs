@@ -54,7 +54,8 @@ async fn run(args: &RunArgs) -> i32 {
     };
     let report = tokio::select! {
         report = judge(args, started, &output) => report,
-        // Servers, workers and directories go with what is dropped here, and with the tasks that the runtime drops at its end.
+        // Servers, workers and directories go with what is dropped here, and with the tasks that the runtime
+        // drops at its end.
         code = broken_off.code() => return code,
     };
     match output.finish(&report, args) {
@@ -81,7 +82,8 @@ fn exit_code(report: &Report, required: &[&Backend]) -> i32 {
     }
 }
 
-/// One after the other. All were started before, so that what is wrong with one is said before an hour is spent on another.
+/// One after the other. All were started before, so that what is wrong with one is said before an hour is
+/// spent on another.
 async fn judge(args: &RunArgs, started: Vec<(&Backend, Started)>, output: &Output) -> Report {
     let mut report = Report::new(args.seed, RunSettings::new(args.ops, args.tasks, args.processes));
     for (backend, started) in started {
@@ -100,7 +102,8 @@ async fn judge(args: &RunArgs, started: Vec<(&Backend, Started)>, output: &Outpu
     report
 }
 
-/// Where it is, and which version its server says it is. That it does not say so is no reason not to judge it.
+/// Where it is, and which version its server says it is. That it does not say so is no reason not to judge
+/// it.
 async fn describe(backend: &Backend, running: &dyn Running) -> String {
     let place = running.describe();
     let Ok(instance) = running.instance().await else { return place };

@@ -92,7 +92,8 @@ pub(super) fn create(path: Option<&Path>) -> Result<Option<File>, String> {
     path.map(|path| File::create(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()
 }
 
-/// The scenarios that ran, with fewer operations than were asked for. One that was chosen and ran nowhere is none of them.
+/// The scenarios that ran, with fewer operations than were asked for. One that was chosen and ran nowhere is
+/// none of them.
 fn capped(report: &Report) -> impl Iterator<Item = (&'static str, u64)> {
     let ran = |name: &str| {
         let of_it = report.cells.iter().filter(|cell| cell.scenario == name);

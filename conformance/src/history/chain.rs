@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-/// The writes of one session that were acknowledged, each with what it replaced: a chain, when no update was lost. No two put the same.
+/// The writes of one session that were acknowledged, each with what it replaced: a chain, when no update was
+/// lost. No two put the same.
 ///
 /// ```
 /// use session_conformance::history::{Chain, Fork};
@@ -19,7 +20,8 @@ pub struct Chain<T> {
     forks: Vec<Fork<T>>,
 }
 
-/// Two acknowledged writes that replaced the same thing: the second has overwritten the first, which is a lost update.
+/// Two acknowledged writes that replaced the same thing: the second has overwritten the first, which is a
+/// lost update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fork<T> {
     /// What both replaced.
@@ -44,7 +46,8 @@ impl<T: Clone + Eq + Hash> Chain<T> {
         Self { replaced, forks }
     }
 
-    /// Where updates were lost. Further ones may follow without a fork: two chains that go on beside each other.
+    /// Where updates were lost. Further ones may follow without a fork: two chains that go on beside each
+    /// other.
     #[must_use]
     pub fn forks(&self) -> &[Fork<T>] {
         &self.forks

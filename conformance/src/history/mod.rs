@@ -1,4 +1,5 @@
-//! Histories: what was asked when, what was answered when, and whether one atomic thing could have answered so.
+//! Histories: what was asked when, what was answered when, and whether one atomic thing could have answered
+//! so.
 //!
 //! ```
 //! use session_conformance::history::{Call, Limits, Ordering, Register, check};
@@ -12,8 +13,9 @@
 //! assert!(matches!(check(&1, &[swap, early], Limits::DEFAULT), Ordering::Found(order) if order == [1, 0]));
 //! ```
 //!
-//! One history is of one session: what is linearizable session by session is linearizable as a whole, and sessions are judged apart because
-//! the search is exponential in what overlaps. What can be judged in linear time, without a search, is in [`Chain`].
+//! One history is of one session: what is linearizable session by session is linearizable as a whole, and
+//! sessions are judged apart because the search is exponential in what overlaps. What can be judged in linear
+//! time, without a search, is in [`Chain`].
 
 mod chain;
 mod search;
@@ -23,12 +25,14 @@ pub use search::{Limits, Ordering, check};
 
 use std::hash::Hash;
 
-/// One call, with what it was answered: a step from one state of the thing to another, somewhere between its two times.
+/// One call, with what it was answered: a step from one state of the thing to another, somewhere between its
+/// two times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call<O> {
     /// When it was asked.
     pub start: u64,
-    /// When it was answered. `None` when it never was: then it may have happened at any time from `start` on, or not at all.
+    /// When it was answered. `None` when it never was: then it may have happened at any time from `start` on,
+    /// or not at all.
     pub end: Option<u64>,
     /// What was asked, and what was answered.
     pub step: O,
@@ -60,8 +64,8 @@ pub trait Sequential {
     fn only_looks(&self) -> bool;
 }
 
-/// The steps of a session as one value: reads, and compare-and-swaps. Calls that failed without an effect and without showing
-/// anything are no steps.
+/// The steps of a session as one value: reads, and compare-and-swaps. Calls that failed without an effect and
+/// without showing anything are no steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
     /// A read saw this.

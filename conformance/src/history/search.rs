@@ -1,7 +1,8 @@
 //! The search for an order: Wing and Gong's, with Lowe's memory of what was tried.
 //!
-//! A configuration is the set of calls that have taken effect and the state they led to. From it, any call may take effect next that had been asked before
-//! the first answer of those still waiting came. Two ways to the same configuration have the same future, so each is tried once.
+//! A configuration is the set of calls that have taken effect and the state they led to. From it, any call
+//! may take effect next that had been asked before the first answer of those still waiting came. Two ways to
+//! the same configuration have the same future, so each is tried once.
 
 use super::{Call, Sequential};
 use std::{
@@ -41,7 +42,8 @@ impl Limits {
 /// Whether a history can be put in an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ordering {
-    /// It can: in this one, by the index of each call. Calls without an answer that need not have happened are left out.
+    /// It can: in this one, by the index of each call. Calls without an answer that need not have happened
+    /// are left out.
     Found(Vec<usize>),
     /// It cannot. These calls, by index, took effect in the longest attempt; none of the others can be next.
     None(Vec<usize>),
@@ -49,10 +51,11 @@ pub enum Ordering {
     Unknown,
 }
 
-/// Looks for an order of the calls in which each takes effect between its times and one thing that does one call after the other, beginning with
-/// `initial`, would have answered as was answered.
+/// Looks for an order of the calls in which each takes effect between its times and one thing that does one
+/// call after the other, beginning with `initial`, would have answered as was answered.
 ///
-/// Two calls of which one ends in the very moment in which the other begins are taken to overlap: clocks are coarse.
+/// Two calls of which one ends in the very moment in which the other begins are taken to overlap: clocks are
+/// coarse.
 pub fn check<O: Sequential>(initial: &O::State, calls: &[Call<O>], limits: Limits) -> Ordering {
     Search::new(calls, limits).run(initial)
 }
@@ -125,11 +128,11 @@ impl<'a, O: Sequential> Search<'a, O> {
         &self.calls[self.order[place]]
     }
 
-    /// Every call that was asked before the first answer still to come. Those without an answer of their own are tried last:
-    /// most of them did not happen or have nothing to explain.
+    /// Every call that was asked before the first answer still to come. Those without an answer of their own
+    /// are tried last: most of them did not happen or have nothing to explain.
     ///
-    /// A look that shows this state takes effect now, and nothing else is tried: it must take effect somewhere, and wherever that is, what
-    /// comes before it comes as well after it.
+    /// A look that shows this state takes effect now, and nothing else is tried: it must take effect
+    /// somewhere, and wherever that is, what comes before it comes as well after it.
     fn candidates(&self, done: &[u64], from: usize, state: &O::State) -> Vec<usize> {
         let (mut answered, mut unknown, mut first_end) = (Vec::new(), Vec::new(), u64::MAX);
         for place in (from..self.calls.len()).filter(|place| !is_set(done, *place)) {
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn the_limits_end_it() {
-        // Swaps without an answer, from each of five values to each, all at once; and a read of what none of them could have left.
+        // Swaps without an answer, from each of five values to each, all at once; and a read of what none of
+        // them could have left.
         let pairs = (0..5).flat_map(|from| (0..5).map(move |to| (from, to)));
         let mut calls: Vec<_> = pairs.map(|(from, to)| Call::unknown(0, Swapped { from, to })).collect();
         calls.push(Call::answered(0, 100, Saw(99)));

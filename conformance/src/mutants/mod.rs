@@ -1,8 +1,10 @@
-//! Stores that are wrong in one way each. A scenario that convicts none of them, and no control, proves nothing.
+//! Stores that are wrong in one way each. A scenario that convicts none of them, and no control, proves
+//! nothing.
 //!
-//! Each is a [`Wrapper`](crate::wrapper::Wrapper) around a store that is right, so that it can be wrong on any of them, also on one that
-//! processes share. To add one: a wrapper in the file of its theme, a line in [`ALL`], by name, and its name as the
-//! [`Convictor`](crate::scenario::Convictor) of the scenarios that are to convict it; `tests/mutants.rs` does the rest.
+//! Each is a [`Wrapper`](crate::wrapper::Wrapper) around a store that is right, so that it can be wrong on
+//! any of them, also on one that processes share. To add one: a wrapper in the file of its theme, a line in
+//! [`ALL`], by name, and its name as the [`Convictor`](crate::scenario::Convictor) of the scenarios that are
+//! to convict it; `tests/mutants.rs` does the rest.
 //!
 //! ```
 //! use session_conformance::{Instance, Suite, Verdict, mutants};
@@ -403,7 +405,8 @@ impl fmt::Debug for Mutant {
     }
 }
 
-/// Counts calls, and picks out every so many of them: the first of each `of`, so that a single one is among them.
+/// Counts calls, and picks out every so many of them: the first of each `of`, so that a single one is among
+/// them.
 #[derive(Debug)]
 struct EveryFew {
     calls: AtomicUsize,

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// Shows counted versions for those of the store below. They begin at one with each insert, also of an id that was there before,
-/// and begin again after a few.
+/// Shows counted versions for those of the store below. They begin at one with each insert, also of an id
+/// that was there before, and begin again after a few.
 #[derive(Debug)]
 struct ReusesAVersion {
     inner: Store,

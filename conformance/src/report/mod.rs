@@ -123,7 +123,8 @@ impl Cell {
         self.strategy.parse().is_ok_and(Strategy::is_control)
     }
 
-    /// Whether this cell makes the whole run fail: a product or a driver that lost, or of which nothing was proved.
+    /// Whether this cell makes the whole run fail: a product or a driver that lost, or of which nothing was
+    /// proved.
     #[must_use]
     pub fn is_bad(&self) -> bool {
         !self.is_control() && matches!(self.verdict, Verdict::Fail | Verdict::Unknown)
@@ -204,8 +205,8 @@ impl Report {
         page::of_run(self)
     }
 
-    /// The command that runs one cell again. A backend that was given by URL needs it again: it may hold a password, and is
-    /// not kept.
+    /// The command that runs one cell again. A backend that was given by URL needs it again: it may hold a
+    /// password, and is not kept.
     #[must_use]
     pub fn again(&self, cell: &Cell) -> String {
         let Header { seed, settings, .. } = &self.header;

@@ -1,4 +1,5 @@
-//! What is asserted in place of a scenario that a backend declares it cannot serve: "unsupported" is a claim, too.
+//! What is asserted in place of a scenario that a backend declares it cannot serve: "unsupported" is a claim,
+//! too.
 
 use super::{Lab, Need};
 use crate::{
@@ -10,7 +11,8 @@ use bytes::Bytes;
 use session_core::{Acquired, ErrorKind, Inserted, Put, Replaced, SystemRandom, Token};
 use std::time::Duration;
 
-/// The judgement when the store under test lacks something that the scenario needs, or `None` when it lacks nothing.
+/// The judgement when the store under test lacks something that the scenario needs, or `None` when it lacks
+/// nothing.
 pub(crate) async fn declined(lab: &Lab, needs: &[Need]) -> Trial<Option<Judgement>> {
     for need in needs {
         let why = match need {

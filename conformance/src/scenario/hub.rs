@@ -1,4 +1,5 @@
-//! Where the tasks of a cell meet: barriers and named signals, kept by the parent, whichever process the tasks are in.
+//! Where the tasks of a cell meet: barriers and named signals, kept by the parent, whichever process the
+//! tasks are in.
 
 use crate::trouble::{Trial, Trouble};
 use serde::{Deserialize, Serialize};

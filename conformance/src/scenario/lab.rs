@@ -76,7 +76,8 @@ impl Lab {
         self.store().capabilities()
     }
 
-    /// What restarts, pauses and cuts its server; there for whoever needs [`Need::Control`](super::Need::Control).
+    /// What restarts, pauses and cuts its server; there for whoever needs
+    /// [`Need::Control`](super::Need::Control).
     #[must_use]
     pub fn control(&self) -> Option<&Arc<dyn ServerControl>> {
         self.control.as_ref()

@@ -21,7 +21,8 @@ pub(crate) use task::{Link, Seat};
 use crate::{Strategy, system::Settings};
 use std::{fmt, time::Duration};
 
-/// Who is known to break a scenario's claim. A scenario that convicts nobody proves nothing, so none can be made without.
+/// Who is known to break a scenario's claim. A scenario that convicts nobody proves nothing, so none can be
+/// made without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Convictor {
     /// A control: its cell is `unknown` when it lost nothing.
@@ -49,11 +50,13 @@ impl fmt::Display for Convictor {
 /// What a scenario cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Workers in processes of their own, to be stopped or killed. Without: `absent`; on a store that processes cannot share: `n/a`.
+    /// Workers in processes of their own, to be stopped or killed. Without: `absent`; on a store that
+    /// processes cannot share: `n/a`.
     Processes,
     /// One process: the scenario needs no more, or what it measures is within a process.
     OneProcess,
-    /// A store whose writes check the lock. Without: `n/a`, and a lock-free replace during a lease is accepted.
+    /// A store whose writes check the lock. Without: `n/a`, and a lock-free replace during a lease is
+    /// accepted.
     Fencing,
     /// An index of users. Without: `n/a`, and it says `Unsupported` and nothing changes.
     Index,
@@ -64,7 +67,8 @@ pub enum Need {
     /// A server with replicas, one of which takes its place when it is restarted: an instance of its own, by
     /// [`Suite::special`](crate::Suite::special). Without: `absent`.
     Replicas,
-    /// A server with little memory: an instance of its own, by [`Suite::special`](crate::Suite::special). Without: `absent`.
+    /// A server with little memory: an instance of its own, by [`Suite::special`](crate::Suite::special).
+    /// Without: `absent`.
     LittleMemory,
     /// Disks below stores, to be treated badly. Without: `absent`.
     Disk,
@@ -105,7 +109,8 @@ impl Scenario {
         }
     }
 
-    /// A scenario that a single caller checks, without tasks; for the driver unless other strategies are named.
+    /// A scenario that a single caller checks, without tasks; for the driver unless other strategies are
+    /// named.
     #[must_use]
     pub const fn check<C: Check>(name: &'static str, claim: &'static str, convictor: Convictor) -> Self {
         Self::new::<steps::Alone<C>>(name, claim, convictor)
@@ -142,15 +147,16 @@ impl Scenario {
         self
     }
 
-    /// The least part of the operations, in percent, that must overlap with another task's on the same session: with less the run
-    /// proved nothing.
+    /// The least part of the operations, in percent, that must overlap with another task's on the same
+    /// session: with less the run proved nothing.
     #[must_use]
     pub const fn overlap(mut self, percent: u64) -> Self {
         self.overlap = percent;
         self
     }
 
-    /// How long its tasks may take before they are taken to hang; 20 ms for each operation come on top. 30 s unless it says so.
+    /// How long its tasks may take before they are taken to hang; 20 ms for each operation come on top. 30 s
+    /// unless it says so.
     #[must_use]
     pub const fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;

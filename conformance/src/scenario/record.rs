@@ -112,7 +112,8 @@ pub(crate) fn overlapping<N>(operations: &[Operation<N>]) -> usize {
         .map(|mut session| {
             session.sort_by_key(|operation| operation.start);
             let mut overlaps = vec![false; session.len()];
-            // Of those begun so far: the one that ends last, and the one that ends last among the other tasks.
+            // Of those begun so far: the one that ends last, and the one that ends last among the other
+            // tasks.
             let (mut last, mut other): (Option<usize>, Option<usize>) = (None, None);
             for now in 0..session.len() {
                 for earlier in [last, other].into_iter().flatten() {

@@ -13,8 +13,8 @@ use std::{future::Future, marker::PhantomData, sync::Arc};
 
 /// The three steps of a scenario. Written as `async fn`s; see [`crate::scenarios`] for the pattern.
 ///
-/// The functions are the same whether the tasks are in this process or in others: what they share goes through the plan,
-/// the [`Task`], and the store under test.
+/// The functions are the same whether the tasks are in this process or in others: what they share goes
+/// through the plan, the [`Task`], and the store under test.
 pub trait Script: Send + Sync + 'static {
     /// What the parent prepared and every task must know: ids, sizes.
     type Plan: Serialize + DeserializeOwned + Send + Sync + 'static;
@@ -25,8 +25,9 @@ pub trait Script: Send + Sync + 'static {
     /// In the parent: fresh sessions, and what else the tasks must know.
     fn setup(lab: &Lab) -> impl Future<Output = Trial<Self::Plan>> + Send;
 
-    /// In every process, before its tasks begin: the store that they work on, for a scenario about one that is slow, deaf or forgetful.
-    /// The parent keeps the store as it is. The seed is another one in each process.
+    /// In every process, before its tasks begin: the store that they work on, for a scenario about one that
+    /// is slow, deaf or forgetful. The parent keeps the store as it is. The seed is another one in each
+    /// process.
     fn wrap(store: Arc<dyn LockingStore>, _seed: u64) -> Arc<dyn LockingStore> {
         store
     }

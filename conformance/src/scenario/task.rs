@@ -93,8 +93,8 @@ impl<N: Serialize + Send> Task<N> {
         self.seat.terms.processes
     }
 
-    /// The task across from this one: in the next process, where there are several, else the next one here. Each task is
-    /// across from exactly one (from itself, when it is alone).
+    /// The task across from this one: in the next process, where there are several, else the next one here.
+    /// Each task is across from exactly one (from itself, when it is alone).
     pub fn across(&self) -> usize {
         let step = if self.processes() > 1 { self.tasks() } else { 1 };
         (self.rank() + step) % self.ranks()
@@ -120,7 +120,8 @@ impl<N: Serialize + Send> Task<N> {
         self.seat.systems.of(strategy)
     }
 
-    /// Sessions by the strategy of this cell on a store of the scenario's own making: a wrapper that delays, cuts, swallows.
+    /// Sessions by the strategy of this cell on a store of the scenario's own making: a wrapper that delays,
+    /// cuts, swallows.
     ///
     /// # Errors
     /// When the scenario's settings are refused.
@@ -128,8 +129,8 @@ impl<N: Serialize + Send> Task<N> {
         Ok(Systems::new(store, self.seat.systems.settings())?.of(self.strategy()))
     }
 
-    /// Sessions by the strategy of this cell, set up in another way: by what the store can, for one. They share nothing with other
-    /// tasks but the store.
+    /// Sessions by the strategy of this cell, set up in another way: by what the store can, for one. They
+    /// share nothing with other tasks but the store.
     ///
     /// # Errors
     /// When the settings are refused.
@@ -163,7 +164,8 @@ impl<N: Serialize + Send> Task<N> {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).random_range(range)
     }
 
-    /// What a handler does between reading and writing: gives way, and sometimes takes a moment, so that others get in between.
+    /// What a handler does between reading and writing: gives way, and sometimes takes a moment, so that
+    /// others get in between.
     pub async fn think(&self) {
         match self.draw(0..4) {
             0 => tokio::time::sleep(Duration::from_micros(self.draw(50..500))).await,
@@ -175,7 +177,8 @@ impl<N: Serialize + Send> Task<N> {
         }
     }
 
-    /// Runs an operation under test and records it: its time, its outcome, and the note. `None` when it was not acknowledged.
+    /// Runs an operation under test and records it: its time, its outcome, and the note. `None` when it was
+    /// not acknowledged.
     pub async fn attempt<T>(
         &self,
         session: usize,
@@ -193,8 +196,8 @@ impl<N: Serialize + Send> Task<N> {
         Begun { task: self, session, start: now() }
     }
 
-    /// This task's share of the operations of each batch, one after the other; all tasks enter each batch together, so that they meet
-    /// on its session. Every task calls it equally often.
+    /// This task's share of the operations of each batch, one after the other; all tasks enter each batch
+    /// together, so that they meet on its session. Every task calls it equally often.
     pub fn turns<'a>(&'a self, batches: &'a [Batch]) -> Turns<'a, N> {
         Turns { task: self, round: self.rounds.fetch_add(1, Relaxed), batches, batch: 0, next: None }
     }
@@ -222,7 +225,8 @@ impl<N: Serialize + Send> Task<N> {
         Ok(opened == Value::Bool(true))
     }
 
-    /// Tells every task, now and later; the judge can read it, too. A name is given once: the first value stays.
+    /// Tells every task, now and later; the judge can read it, too. A name is given once: the first value
+    /// stays.
     ///
     /// # Errors
     /// When the parent is gone.
@@ -246,11 +250,12 @@ impl<N: Serialize + Send> Task<N> {
         self.ask(Request::Wait { name: name.into(), within_ms: Some(millis(limit)) }).await
     }
 
-    /// Has the parent stop this whole process (SIGSTOP) until the signal is given; when it stands still, the parent signals
-    /// `paused/RANK`. Returns after it was continued.
+    /// Has the parent stop this whole process (SIGSTOP) until the signal is given; when it stands still, the
+    /// parent signals `paused/RANK`. Returns after it was continued.
     ///
     /// # Errors
-    /// When this is not a process of its own ([`Need::Processes`](super::Need::Processes)), or the parent is gone.
+    /// When this is not a process of its own ([`Need::Processes`](super::Need::Processes)), or the parent is
+    /// gone.
     pub async fn pause_until(&self, signal: impl Into<String> + Send) -> Trial {
         self.ask(Request::PauseUntil { rank: self.rank(), signal: signal.into() }).await.map(drop)
     }
@@ -263,8 +268,8 @@ impl<N: Serialize + Send> Task<N> {
         self.ask(Request::PauseFor { rank: self.rank(), millis: millis(time) }).await.map(drop)
     }
 
-    /// Has the parent kill this whole process (SIGKILL); when it is gone, the parent signals `killed/RANK`. What its tasks recorded is
-    /// gone with them: signal what the judge must know.
+    /// Has the parent kill this whole process (SIGKILL); when it is gone, the parent signals `killed/RANK`.
+    /// What its tasks recorded is gone with them: signal what the judge must know.
     ///
     /// # Errors
     /// Always: it returns only when it could not be killed.

@@ -1,15 +1,18 @@
 //! Every scenario, in one list. How to write one:
 //!
-//! A scenario is a claim that a store keeps or breaks. It is data, a [`Scenario`], in the `SCENARIOS` of its group's file, and three
-//! steps, a [`Script`](crate::scenario::Script):
+//! A scenario is a claim that a store keeps or breaks. It is data, a [`Scenario`], in the `SCENARIOS` of its
+//! group's file, and three steps, a [`Script`](crate::scenario::Script):
 //!
-//! 1. **setup**, in the parent: fresh sessions, and what the tasks must know. It goes to them as JSON, as the *plan*.
-//! 2. **work**, in every task of every process, all released together: operations. What became of each is recorded, with a *note*
-//!    of what the judge must know of it.
-//! 3. **judge**, in the parent, when all tasks have ended: compares what was recorded with what can be read, and counts.
+//! 1. **setup**, in the parent: fresh sessions, and what the tasks must know. It goes to them as JSON, as the
+//!    *plan*.
+//! 2. **work**, in every task of every process, all released together: operations. What became of each is
+//!    recorded, with a *note* of what the judge must know of it.
+//! 3. **judge**, in the parent, when all tasks have ended: compares what was recorded with what can be read,
+//!    and counts.
 //!
-//! The same functions run in one process and in several, so they share nothing but the plan, the [`Task`](crate::scenario::Task), and the
-//! store under test. A static, a channel, an `Arc` of one's own would work in one process alone, and is a mistake.
+//! The same functions run in one process and in several, so they share nothing but the plan, the
+//! [`Task`](crate::scenario::Task), and the store under test. A static, a channel, an `Arc` of one's own
+//! would work in one process alone, and is a mistake.
 //!
 //! ```
 //! use session_conformance::{
@@ -89,23 +92,32 @@
 //! | a claim that one caller can try | [`Check`](crate::scenario::Check) and [`Scenario::check`]: one function, no tasks |
 //!
 //! # Conventions
-//! - `?` is for steps that must succeed: it ends the cell, as broken ([`Trouble::Wrong`](crate::Trouble::Wrong)) or as unproven (`Unproven`: a server that cannot be reached, a mistake
-//!   of the suite). An operation under test goes through `attempt`, where a refusal is a result like any other.
-//! - The judge says [`lost`](crate::Judgement::lost) for acknowledged operations without effect, [`fault`](crate::Judgement::fault) and [`require`](crate::Judgement::require) for any other breach,
-//!   [`compare`](crate::Judgement::compare) for counts, [`note`](crate::Judgement::note) for what is reported and never asserted (times!), and
-//!   [`unproven`](crate::Judgement::unproven) when the run did not try the claim. Evidence names the session's number and what was found of what.
-//! - The verdict is the framework's: `FAIL` for a product or driver that broke the claim, `loses` for a control, `unknown` for a control that is the
-//!   convictor and lost nothing, for too little overlap, and when nothing at all was acknowledged.
-//! - Time convicts only where it is certain, by when calls began and ended. Where a machine that stands still can keep a claim from being
-//!   tried, the scenario notices and tries again with longer times.
-//! - A scenario that no control loses names a [mutant](crate::mutants), which `tests/mutants.rs` runs it against.
-//! - No wait without an end: the framework ends a cell that hangs ([`Scenario::limit`]) and names the barrier; a scenario that expects a wait
-//!   to be in vain gives it its own limit.
-//! - Interleavings are forced, by barriers and signals inside the request, not hoped for by sleeping. Leases that must run out are short, all
-//!   others long.
-//! - What a backend may lack goes into [`Scenario::needs`]; what it declares instead is asserted in `scenario/declared.rs`.
-//! - A cell takes a fraction of a second with the default operations: there are hundreds. Use [`Scenario::cap`] where more proves nothing.
-//! - One cell again: `session-conformance run --backend memory --strategy write --scenario group/id --seed N`.
+//! - `?` is for steps that must succeed: it ends the cell, as broken
+//!   ([`Trouble::Wrong`](crate::Trouble::Wrong)) or as unproven (`Unproven`: a server that cannot be reached,
+//!   a mistake of the suite). An operation under test goes through `attempt`, where a refusal is a result
+//!   like any other.
+//! - The judge says [`lost`](crate::Judgement::lost) for acknowledged operations without effect,
+//!   [`fault`](crate::Judgement::fault) and [`require`](crate::Judgement::require) for any other breach,
+//!   [`compare`](crate::Judgement::compare) for counts, [`note`](crate::Judgement::note) for what is reported
+//!   and never asserted (times!), and [`unproven`](crate::Judgement::unproven) when the run did not try the
+//!   claim. Evidence names the session's number and what was found of what.
+//! - The verdict is the framework's: `FAIL` for a product or driver that broke the claim, `loses` for a
+//!   control, `unknown` for a control that is the convictor and lost nothing, for too little overlap, and
+//!   when nothing at all was acknowledged.
+//! - Time convicts only where it is certain, by when calls began and ended. Where a machine that stands still
+//!   can keep a claim from being tried, the scenario notices and tries again with longer times.
+//! - A scenario that no control loses names a [mutant](crate::mutants), which `tests/mutants.rs` runs it
+//!   against.
+//! - No wait without an end: the framework ends a cell that hangs ([`Scenario::limit`]) and names the
+//!   barrier; a scenario that expects a wait to be in vain gives it its own limit.
+//! - Interleavings are forced, by barriers and signals inside the request, not hoped for by sleeping. Leases
+//!   that must run out are short, all others long.
+//! - What a backend may lack goes into [`Scenario::needs`]; what it declares instead is asserted in
+//!   `scenario/declared.rs`.
+//! - A cell takes a fraction of a second with the default operations: there are hundreds. Use
+//!   [`Scenario::cap`] where more proves nothing.
+//! - One cell again: `session-conformance run --backend memory --strategy write --scenario group/id --seed
+//!   N`.
 
 mod concurrency;
 mod expiry;
@@ -153,8 +165,8 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// How long after its end a record or a lease may be there: rounded up, and by a clock that ticks in steps of this, of which one may
-/// be left out.
+/// How long after its end a record or a lease may be there: rounded up, and by a clock that ticks in steps of
+/// this, of which one may be left out.
 fn late(resolution: Duration) -> Duration {
     3 * resolution
 }

@@ -59,8 +59,8 @@ impl MemcachedServer {
         Self::with(&[]).await
     }
 
-    /// A server with further arguments, as `["-m", "8"]` for one that must evict or `["-I", "512k"]` for small items.
-    /// (Not smaller: 1.6.18 damages its own memory with `-I 256k`, and crashes with `-I 64k`.)
+    /// A server with further arguments, as `["-m", "8"]` for one that must evict or `["-I", "512k"]` for
+    /// small items. (Not smaller: 1.6.18 damages its own memory with `-I 256k`, and crashes with `-I 64k`.)
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -77,8 +77,8 @@ impl MemcachedServer {
         Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
     }
 
-    /// The same server behind a [`Proxy`], which adds `round_trip`, counts, and can [`cut`](ServerControl::cut): a
-    /// memcached cannot be asked to close its clients' connections.
+    /// The same server behind a [`Proxy`], which adds `round_trip`, counts, and can
+    /// [`cut`](ServerControl::cut): a memcached cannot be asked to close its clients' connections.
     ///
     /// # Errors
     /// When no port can be had.
@@ -120,8 +120,8 @@ impl MemcachedServer {
         self.proxy.as_ref().map(Proxy::traffic).unwrap_or_default()
     }
 
-    /// Runs one command on a connection of its own, past the proxy. Its reply, lines separated by `\n`; an error
-    /// of the server is a reply, too.
+    /// Runs one command on a connection of its own, past the proxy. Its reply, lines separated by `\n`; an
+    /// error of the server is a reply, too.
     ///
     /// # Errors
     /// When the server does not answer in time.
@@ -249,7 +249,8 @@ fn spawn(program: &Path, port: u16, arguments: &[String]) -> io::Result<Process>
     if rustix::process::geteuid().is_root() {
         command.args(["-u", USER]);
     }
-    // It says nothing on standard error but why it does not start: that is for whoever reads the test's output.
+    // It says nothing on standard error but why it does not start: that is for whoever reads the test's
+    // output.
     Process::spawn(command.args(arguments).stdout(Stdio::null()))
 }
 

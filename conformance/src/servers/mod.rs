@@ -1,7 +1,7 @@
 //! Private servers: started by a test on a free port and in a temporary directory, stopped by process id.
 //!
-//! Nothing of the user's is touched: no configuration file is read, no known port is used, and no process is ever
-//! looked up by name. Each server is one file beside this one.
+//! Nothing of the user's is touched: no configuration file is read, no known port is used, and no process is
+//! ever looked up by name. Each server is one file beside this one.
 //!
 //! ```no_run
 //! use session_conformance::servers::{Process, free_port};
@@ -36,8 +36,8 @@ use std::{
 /// What a fault scenario does to a server. Implemented beside each private server; a user's own has none.
 #[async_trait]
 pub trait ServerControl: Debug + Send + Sync {
-    /// Kills it without warning and starts it again on the same address and the same data; returns when it answers. Of servers with
-    /// replicas the primary is killed; returns when another one has taken its place.
+    /// Kills it without warning and starts it again on the same address and the same data; returns when it
+    /// answers. Of servers with replicas the primary is killed; returns when another one has taken its place.
     async fn restart(&self) -> io::Result<()>;
 
     /// Makes it hang: connections stay open, nothing is answered.
@@ -55,12 +55,14 @@ pub trait ServerControl: Debug + Send + Sync {
 pub struct Process {
     child: Child,
     pid: Pid,
-    /// Ends it when its own standard input does, which it does with this process: a test that is killed drops nothing.
+    /// Ends it when its own standard input does, which it does with this process: a test that is killed drops
+    /// nothing.
     watchdog: Child,
 }
 
-/// Waits for the end of its input, then kills the process that it was given, with its children: those of PostgreSQL would end by
-/// themselves, but not while they are stopped. What is meant for the owner does not end it first.
+/// Waits for the end of its input, then kills the process that it was given, with its children: those of
+/// PostgreSQL would end by themselves, but not while they are stopped. What is meant for the owner does not
+/// end it first.
 const WATCHDOG: &str = r#"trap '' HUP INT TERM; read -r _; kill -9 "$0" $(cat /proc/"$0"/task/*/children)"#;
 
 impl Process {
@@ -132,8 +134,8 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback interface that nobody listens on. Another process may take it in the meantime: who starts a
-/// server on it tries again with another one when it ends at once.
+/// A port of the loopback interface that nobody listens on. Another process may take it in the meantime: who
+/// starts a server on it tries again with another one when it ends at once.
 ///
 /// # Errors
 /// When the operating system has none.

@@ -1,6 +1,7 @@
 //! A private PostgreSQL cluster, and what it takes to ask it something without a client library.
 //!
-//! PostgreSQL refuses to run as root. Then the cluster belongs to the user `postgres` (or `nobody`), and so does its directory.
+//! PostgreSQL refuses to run as root. Then the cluster belongs to the user `postgres` (or `nobody`), and so
+//! does its directory.
 //!
 //! ```no_run
 //! use session_conformance::servers::{ServerControl, postgres::PostgresServer};
@@ -116,7 +117,8 @@ struct Cluster {
 }
 
 impl PostgresServer {
-    /// A cluster that does not wait for the disk: what it acknowledged survives its own death, not that of the machine.
+    /// A cluster that does not wait for the disk: what it acknowledged survives its own death, not that of
+    /// the machine.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when PostgreSQL is not installed, otherwise when it does not start.
@@ -124,8 +126,8 @@ impl PostgresServer {
         Self::with(&["fsync=off", "full_page_writes=off"]).await
     }
 
-    /// The cluster of this process: started by the first who asks, stopped when the last one lets go of it. Tests use it side by side,
-    /// each in a schema of its own; those that hurt the server start their own.
+    /// The cluster of this process: started by the first who asks, stopped when the last one lets go of it.
+    /// Tests use it side by side, each in a schema of its own; those that hurt the server start their own.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -219,8 +221,8 @@ impl PostgresServer {
         self.process().id()
     }
 
-    /// Runs SQL as the superuser on a connection of its own, each statement by itself. The answer is what psql prints without
-    /// decoration: rows by line, columns by `|`.
+    /// Runs SQL as the superuser on a connection of its own, each statement by itself. The answer is what
+    /// psql prints without decoration: rows by line, columns by `|`.
     ///
     /// # Errors
     /// With what the server said.
@@ -287,7 +289,8 @@ impl ServerControl for PostgresServer {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The children of a killed postmaster end by themselves, but may still write into the directory that is removed next.
+        // The children of a killed postmaster end by themselves, but may still write into the directory that
+        // is removed next.
         let children = children_of(process.id()).unwrap_or_default();
         drop(send(process.id(), Signal::STOP));
         process.kill();
@@ -305,7 +308,8 @@ async fn start(owner: Owner, directory: &Path, port: u16, settings: &[String]) -
     }
     let mut process = Process::spawn(&mut command)?;
     let pg_isready = required("pg_isready", "postgresql-client")?;
-    // Asked from a blocking thread, not by `until_ready`: the future of its borrowing closure is not known to be `Send`.
+    // Asked from a blocking thread, not by `until_ready`: the future of its borrowing closure is not known to
+    // be `Send`.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut probe = Command::new(&pg_isready);
@@ -324,7 +328,8 @@ async fn start(owner: Owner, directory: &Path, port: u16, settings: &[String]) -
     }
 }
 
-/// pgbouncer in front of a cluster, in transaction mode: each transaction may go over another connection of the server.
+/// pgbouncer in front of a cluster, in transaction mode: each transaction may go over another connection of
+/// the server.
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
@@ -333,8 +338,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one. `ignored` are the startup parameters that it swallows, as its `ignore_startup_parameters`; it refuses clients
-    /// with others that it does not know.
+    /// Starts one. `ignored` are the startup parameters that it swallows, as its `ignore_startup_parameters`;
+    /// it refuses clients with others that it does not know.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when pgbouncer is not installed, otherwise when it does not start.

@@ -1,7 +1,8 @@
 //! A TCP proxy that counts, delays and cuts.
 //!
-//! Round trips are the currency here, and this is the purse: a *trip* is counted whenever bytes go to the server after
-//! bytes came from it. A delay holds back the bytes of one direction by half a round trip each, in order.
+//! Round trips are the currency here, and this is the purse: a *trip* is counted whenever bytes go to the
+//! server after bytes came from it. A delay holds back the bytes of one direction by half a round trip each,
+//! in order.
 
 use std::{
     io,
@@ -57,7 +58,8 @@ pub struct Traffic {
 }
 
 impl Proxy {
-    /// Listens on a free port of the loopback interface for clients of `server`; `round_trip` is added to each exchange.
+    /// Listens on a free port of the loopback interface for clients of `server`; `round_trip` is added to
+    /// each exchange.
     ///
     /// # Errors
     /// When no port can be had.
@@ -140,7 +142,8 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Copies until either end closes. The reading half never waits for the delay, so that pieces overlap as on a real line.
+/// Copies until either end closes. The reading half never waits for the delay, so that pieces overlap as on a
+/// real line.
 async fn direction(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration, count: impl Fn(u64)) {
     let (send, mut receive) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
     let reading = async move {
@@ -165,8 +168,8 @@ async fn direction(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Durat
     tokio::join!(reading, writing);
 }
 
-/// tokio's timer has a resolution of a millisecond, which is more than the round trips that are imitated here: the last
-/// part is spent yielding.
+/// tokio's timer has a resolution of a millisecond, which is more than the round trips that are imitated
+/// here: the last part is spent yielding.
 async fn sleep_precisely(due: Instant) {
     let coarse = Duration::from_millis(2);
     if due.saturating_duration_since(Instant::now()) > coarse {

@@ -66,8 +66,9 @@ impl RedisServer {
         Self::with(&["--appendonly", "no"]).await
     }
 
-    /// A server that keeps what it acknowledged when its process is killed (append-only file, handed to the operating
-    /// system before the reply). Not `everysec`: while a flush is under way, that one holds writes back which it has acknowledged.
+    /// A server that keeps what it acknowledged when its process is killed (append-only file, handed to the
+    /// operating system before the reply). Not `everysec`: while a flush is under way, that one holds writes
+    /// back which it has acknowledged.
     ///
     /// # Errors
     /// As for [`start`](Self::start).

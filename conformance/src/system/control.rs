@@ -1,7 +1,7 @@
 //! The two controls: what session handlers elsewhere do, on top of this project's drivers.
 //!
-//! A driver has no blind save, so the controls work for it: they take the version that they were refused for and overwrite with that,
-//! which is what a `SET` does. They never exist in the product.
+//! A driver has no blind save, so the controls work for it: they take the version that they were refused for
+//! and overwrite with that, which is what a `SET` does. They never exist in the product.
 
 use super::{Change, Id, OpenSession, Settings, System, Values};
 use async_trait::async_trait;
@@ -44,7 +44,8 @@ impl Control {
         Ok(Put::new(data.into(), self.settings.idle_timeout).principal(principal))
     }
 
-    /// Loads, behind the lock where there is one. No renewal: a lease that runs out under its holder is what `lock-only` is about.
+    /// Loads, behind the lock where there is one. No renewal: a lease that runs out under its holder is what
+    /// `lock-only` is about.
     async fn load(&self, key: StorageKey) -> Result<Option<(Option<Grant>, Stored)>> {
         if !self.locks {
             return Ok(self.store.load(&key).await?.map(|stored| (None, stored)));
@@ -80,7 +81,8 @@ impl System for Control {
         let values = match decode(&stored.data) {
             Ok(values) => values,
             Err(error) => {
-                // It is there to lose updates, and not its lock as well: whoever comes next would wait for the lease.
+                // It is there to lose updates, and not its lock as well: whoever comes next would wait for
+                // the lease.
                 if let Some(grant) = grant {
                     let _freed_or_lost = self.store.release(&grant).await?;
                 }

@@ -1,7 +1,7 @@
 //! Sessions as the scenarios see them: open, read, change, commit, destroy, rotate.
 //!
-//! Narrow on purpose: implemented once for the product and once for the controls, and small enough to be implemented for a foreign
-//! system over HTTP, which is then judged by the same scenarios.
+//! Narrow on purpose: implemented once for the product and once for the controls, and small enough to be
+//! implemented for a foreign system over HTTP, which is then judged by the same scenarios.
 //!
 //! ```
 //! use session_conformance::system::{Change, Settings, Systems, values};
@@ -146,7 +146,8 @@ pub enum Change {
 }
 
 impl Change {
-    /// Applies it to a value, where the system has no words of its own for it. A value of another type is replaced.
+    /// Applies it to a value, where the system has no words of its own for it. A value of another type is
+    /// replaced.
     pub fn apply(&self, value: &mut Option<Value>) {
         match self {
             Self::Add(number) => {

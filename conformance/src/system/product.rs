@@ -125,7 +125,8 @@ impl Drop for Request {
     }
 }
 
-/// The product's keys are constants; a scenario's are made up as it runs. Each name is kept once for the life of the process.
+/// The product's keys are constants; a scenario's are made up as it runs. Each name is kept once for the life
+/// of the process.
 fn key(name: &str) -> Key<Value> {
     static NAMES: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! The parent's side: it starts the workers, lets them meet, stops and kills those that ask for it, and collects what they did.
+//! The parent's side: it starts the workers, lets them meet, stops and kills those that ask for it, and
+//! collects what they did.
 
 use super::{FromWorker, Job, ToWorker};
 use crate::{
@@ -251,7 +252,8 @@ impl Desk {
         kill_process(self.pid, signal).map_err(|error| Trouble::unproven(format!("a worker: {error}")))
     }
 
-    /// Waits until the operating system says that it stands still, or is gone. Its exit status is left for whoever reaps it.
+    /// Waits until the operating system says that it stands still, or is gone. Its exit status is left for
+    /// whoever reaps it.
     async fn until(&self, state: WaitIdOptions) -> Trial {
         loop {
             let options = state | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;

@@ -1,6 +1,7 @@
 //! Scenarios in several processes: the worker's side, and what is said between it and the parent.
 //!
-//! A worker is a program that calls [`serve`] and nothing else; the command of this crate is one, and a third party makes its own:
+//! A worker is a program that calls [`serve`] and nothing else; the command of this crate is one, and a third
+//! party makes its own:
 //!
 //! ```no_run
 //! use session_conformance::worker;
@@ -15,10 +16,11 @@
 //! ```
 //!
 //! # The protocol
-//! JSON, one message a line. The parent writes to the worker's standard input, the worker to its standard output, where a store must
-//! therefore print nothing. The parent sends the job; the worker connects to the backend by its address and says that it is ready; when all are,
-//! the parent lets them go together. Barriers, signals and requests to be stopped or killed go to the parent and are answered. The results of each
-//! task are the last thing said. A worker ends when its standard input does, and with its parent.
+//! JSON, one message a line. The parent writes to the worker's standard input, the worker to its standard
+//! output, where a store must therefore print nothing. The parent sends the job; the worker connects to the
+//! backend by its address and says that it is ready; when all are, the parent lets them go together.
+//! Barriers, signals and requests to be stopped or killed go to the parent and are answered. The results of
+//! each task are the last thing said. A worker ends when its standard input does, and with its parent.
 
 mod crew;
 mod line;
@@ -75,7 +77,8 @@ pub(crate) struct Job {
     pub(crate) process: usize,
 }
 
-/// Does what the parent says on standard input, with the scenarios of this suite, until the parent is gone. Never returns.
+/// Does what the parent says on standard input, with the scenarios of this suite, until the parent is gone.
+/// Never returns.
 pub async fn serve<F>(connect: impl Fn(String) -> F + Send + Sync) -> !
 where
     F: Future<Output = Result<Arc<dyn LockingStore>>> + Send,
@@ -146,8 +149,8 @@ pub(crate) fn panicked(rank: usize, error: tokio::task::JoinError) -> Trouble {
     Trouble::wrong(format!("task {rank} panicked: {what}"))
 }
 
-/// Also when this process is stopped and the parent is killed: nobody would be left to continue it. The end of standard input does the
-/// rest, on every system.
+/// Also when this process is stopped and the parent is killed: nobody would be left to continue it. The end
+/// of standard input does the rest, on every system.
 fn die_with_parent() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))

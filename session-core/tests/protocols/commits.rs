@@ -1,5 +1,5 @@
-//! A commit whose replies get lost, among other commits and a destroy. The window of commit ids is two here, where the code keeps
-//! sixteen, so that it can be overrun.
+//! A commit whose replies get lost, among other commits and a destroy. The window of commit ids is two here,
+//! where the code keeps sixteen, so that it can be overrun.
 
 use crate::bfs::{Model, every_rule_is_needed};
 
@@ -7,7 +7,8 @@ use crate::bfs::{Model, every_rule_is_needed};
 enum Rule {
     /// A write names the version that it replaces.
     VersionsAreNamed,
-    /// After a lost reply the record is loaded and searched for the commit's own id, and not only for another version.
+    /// After a lost reply the record is loaded and searched for the commit's own id, and not only for another
+    /// version.
     OwnIdIsLookedUp,
     /// And so is the record that comes with a conflict.
     ConflictsAreLookedUp,

@@ -1,4 +1,5 @@
-//! Exclusive requests with leases that run out, beside a writer without a lock; on a store that fences, and on one that does not.
+//! Exclusive requests with leases that run out, beside a writer without a lock; on a store that fences, and
+//! on one that does not.
 //!
 //! Each exclusive request does what must happen once (a payment): if nobody has paid, it pays and notes it.
 
@@ -299,7 +300,8 @@ fn leases() {
     });
 }
 
-/// What no lock can give: a lease may run out between the effect and its commit. What is claimed by a commit first happens once.
+/// What no lock can give: a lease may run out between the effect and its commit. What is claimed by a commit
+/// first happens once.
 mod claims {
     use super::{Model, every_rule_is_needed};
 

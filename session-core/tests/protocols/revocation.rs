@@ -1,5 +1,5 @@
-//! "Log out everywhere" while one session rotates twice, another is logged out, and a third one becomes the user's. The list of the
-//! user's sessions comes in two pages.
+//! "Log out everywhere" while one session rotates twice, another is logged out, and a third one becomes the
+//! user's. The list of the user's sessions comes in two pages.
 
 use crate::bfs::{Model, every_rule_is_needed};
 
@@ -9,8 +9,8 @@ enum Rule {
     TombstonesAreFollowed,
     /// And stays listed, for what moves to a page that was read already.
     TombstonesStayListed,
-    /// A rotation may come between the look and the delete: what was removed is followed, or there is another round. (Either
-    /// is enough; the code does both.)
+    /// A rotation may come between the look and the delete: what was removed is followed, or there is another
+    /// round. (Either is enough; the code does both.)
     ARemovedTombstoneIsNotTheEnd,
     /// The index is written before the record.
     IndexBeforeRecord,

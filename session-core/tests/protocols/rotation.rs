@@ -1,4 +1,5 @@
-//! Two rotations, a writer and a logout with the old id; crashes, and replies of the replacement that get lost.
+//! Two rotations, a writer and a logout with the old id; crashes, and replies of the replacement that get
+//! lost.
 //!
 //! The rotations and the writer each add something of their own, so that a lost update is seen.
 
@@ -168,7 +169,8 @@ impl Rotation {
         }
     }
 
-    /// What a rotation does with what it found instead of what it had seen. (The commits of the others never fill the window here.)
+    /// What a rotation does with what it found instead of what it had seen. (The commits of the others never
+    /// fill the window here.)
     fn rebase(
         &self,
         who: usize,

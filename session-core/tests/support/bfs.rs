@@ -1,4 +1,5 @@
-//! Looks at every state that a protocol can reach, by breadth first, so that what is found is found by the shortest way.
+//! Looks at every state that a protocol can reach, by breadth first, so that what is found is found by the
+//! shortest way.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -65,7 +66,8 @@ fn way_to(mut at: usize, came_from: &[(usize, String)]) -> Vec<String> {
     way
 }
 
-/// The protocol holds with all its rules, and fails without any one of them. Prints the states, and for each rule how.
+/// The protocol holds with all its rules, and fails without any one of them. Prints the states, and for each
+/// rule how.
 pub(crate) fn every_rule_is_needed<M: Model, R: Copy + Debug + PartialEq>(
     protocol: &str,
     rules: &[R],

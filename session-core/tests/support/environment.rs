@@ -35,8 +35,8 @@ pub(crate) struct Seeded(AtomicU64);
 impl Seeded {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// The seed is mixed: the streams of neighbours would otherwise be the same numbers, shifted by one, and two processes of a test
-    /// would draw the same token.
+    /// The seed is mixed: the streams of neighbours would otherwise be the same numbers, shifted by one, and
+    /// two processes of a test would draw the same token.
     pub(crate) fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(Self::mix(seed.wrapping_add(Self::STEP)))))
     }

@@ -1,5 +1,5 @@
-//! A store behind a bad network: requests and replies are lost, late, or come twice; and what others do meanwhile can be
-//! placed before and after each effect.
+//! A store behind a bad network: requests and replies are lost, late, or come twice; and what others do
+//! meanwhile can be placed before and after each effect.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 

@@ -92,7 +92,8 @@ impl Stored {
     }
 }
 
-/// Opens a record of these bytes: a session, none, or an error of its own kind. What can be read can be written and read again.
+/// Opens a record of these bytes: a session, none, or an error of its own kind. What can be read can be
+/// written and read again.
 pub(crate) fn record(bytes: Bytes) {
     let stored = Stored::new(bytes);
     let session = match stored.open() {

@@ -1,4 +1,5 @@
-//! What is done with one input of arbitrary bytes in the place of a record's file: by the tests, and by the fuzzer.
+//! What is done with one input of arbitrary bytes in the place of a record's file: by the tests, and by the
+//! fuzzer.
 
 use session_core::{ErrorKind, Inserted, Put, SessionStore as _, StorageKey};
 use session_file::{FileConfig, FileStore};
@@ -46,7 +47,8 @@ impl World {
     }
 }
 
-/// The bytes as they come, after a good header, and as changes of a good file: pairs of a place and what is put there.
+/// The bytes as they come, after a good header, and as changes of a good file: pairs of a place and what is
+/// put there.
 pub(crate) fn record_file(input: &[u8]) {
     thread_local! {
         static WORLD: World = World::new();

@@ -1,4 +1,5 @@
-//! Every verb that writes, on a session in a known state: for tests that make each of their file calls go wrong.
+//! Every verb that writes, on a session in a known state: for tests that make each of their file calls go
+//! wrong.
 
 use super::*;
 use session_core::{
@@ -95,8 +96,8 @@ impl Verb {
         Ok(())
     }
 
-    /// Whether what is there now is what was there before (`false`) or what the verb makes of it (`true`): anything else is a
-    /// mixture. `None` where the record cannot tell.
+    /// Whether what is there now is what was there before (`false`) or what the verb makes of it (`true`):
+    /// anything else is a mixture. `None` where the record cannot tell.
     pub async fn happened(self, store: &FileStore, key: &StorageKey, version: Version) -> Option<bool> {
         let found = store.load(key).await.unwrap_or_else(|error| panic!("{self:?}: {error}"));
         let found = found.map(|stored| {

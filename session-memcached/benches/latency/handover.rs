@@ -1,5 +1,5 @@
-//! One session, four processes of four tasks, the lock held for a millisecond each time; and the same for one task alone, who waits for
-//! nobody: what is beyond that is the way from hand to hand.
+//! One session, four processes of four tasks, the lock held for a millisecond each time; and the same for one
+//! task alone, who waits for nobody: what is beyond that is the way from hand to hand.
 
 use session_conformance::servers::memcached::MemcachedServer;
 use session_core::{Key, SessionId, Sessions};

@@ -26,8 +26,8 @@ const SESSIONS: usize = 24;
 const TASKS: usize = 16;
 const CONNECTIONS: usize = 3;
 
-/// Runs a future until it has been polled so often; then it is dropped where it is. Each time that it is not ready it waits for
-/// something: the numbers from 1 on are its awaits, one after the other.
+/// Runs a future until it has been polled so often; then it is dropped where it is. Each time that it is not
+/// ready it waits for something: the numbers from 1 on are its awaits, one after the other.
 async fn until_poll<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -252,8 +252,9 @@ async fn a_lock_cancelled_at_any_await_is_free_after_its_release() {
             let token = new_token();
             let asked = store.acquire_and_load(&key, token, LEASE, Duration::ZERO);
             let asked = until_poll(polls, asked).await;
-            // What the caller does who stopped asking: it may have been given the lock, or be given it still, when the request is read
-            // by the server after this release. Then it ends with its lease, or with a release after that.
+            // What the caller does who stopped asking: it may have been given the lock, or be given it still,
+            // when the request is read by the server after this release. Then it ends with its lease, or with
+            // a release after that.
             let free = async {
                 loop {
                     let _outcome = store.release(&Grant::new(key, token)).await.unwrap();
@@ -273,7 +274,8 @@ async fn a_lock_cancelled_at_any_await_is_free_after_its_release() {
     }
 }
 
-/// Why all this is needed: what memcache-async does by itself, on one connection that is used again after a cancelled read.
+/// Why all this is needed: what memcache-async does by itself, on one connection that is used again after a
+/// cancelled read.
 #[tokio::test]
 async fn the_hazard_is_real() {
     let server = with_server!();

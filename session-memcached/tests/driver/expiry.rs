@@ -1,4 +1,5 @@
-//! Times to live: never early, by the server's clock, also beyond the 30 days where memcached changes its mind.
+//! Times to live: never early, by the server's clock, also beyond the 30 days where memcached changes its
+//! mind.
 
 use crate::{common::*, with_server};
 use session_conformance::servers::memcached::MemcachedServer;

@@ -1,5 +1,5 @@
-//! Servers that hang, cut, refuse or are something else: a typed error within the timeout, and a connection that is not used
-//! again.
+//! Servers that hang, cut, refuse or are something else: a typed error within the timeout, and a connection
+//! that is not used again.
 
 use crate::{common::*, with_server};
 use session_conformance::servers::{ServerControl as _, memcached::MemcachedServer};
@@ -132,7 +132,8 @@ async fn a_write_under_way_when_the_server_hangs_is_unknown_and_found_by_its_ver
 
 #[tokio::test]
 async fn a_pool_that_is_used_up_is_an_error_within_the_timeout() {
-    // Each exchange takes longer than half the timeout: of many at once on one connection only one gets through.
+    // Each exchange takes longer than half the timeout: of many at once on one connection only one gets
+    // through.
     let server = with_server!().behind_proxy(TIMEOUT * 3 / 5).await.unwrap();
     let mut config = config(&server, Protocol::Plain);
     (config.timeout, config.pool) = (TIMEOUT * 4, NonZeroUsize::MIN);

@@ -71,8 +71,8 @@ async fn a_refused_write_is_an_error_and_leaves_the_record() {
     let server = with_server!();
     for protocol in BOTH {
         let store = store(&server, protocol).await;
-        // Not a size that this store would send: the plain `cas` of this driver is shown to leave what was there, and the
-        // meta `ms`, which it does not use, to drop it.
+        // Not a size that this store would send: the plain `cas` of this driver is shown to leave what was
+        // there, and the meta `ms`, which it does not use, to drop it.
         let (mine, its) = (format!("cas-{protocol:?}"), format!("ms-{protocol:?}"));
         let long = "x".repeat(2 << 20);
         for name in [&mine, &its] {

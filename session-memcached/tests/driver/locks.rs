@@ -140,7 +140,8 @@ async fn write_and_unlock_answers_like_replace_and_frees_when_it_is_over() {
     let server = with_server!();
     for protocol in BOTH {
         let (one, other) = (store(&server, protocol).await, store(&server, protocol).await);
-        // Also by a store that knows no number of it: what came of a lost reply, or of another process's hand-over.
+        // Also by a store that knows no number of it: what came of a lost reply, or of another process's
+        // hand-over.
         for writer in [&one, &other] {
             let key = new_key();
             insert(&one, &key, "one").await;

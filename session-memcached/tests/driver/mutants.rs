@@ -1,5 +1,5 @@
-//! This driver, wrong in the ways in which others that speak to memcached are: each is convicted by the suite, or it would not notice
-//! them here either.
+//! This driver, wrong in the ways in which others that speak to memcached are: each is convicted by the
+//! suite, or it would not notice them here either.
 
 use crate::{common::*, with_server};
 use async_trait::async_trait;

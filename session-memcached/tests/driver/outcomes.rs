@@ -22,7 +22,8 @@ async fn records_are_inserted_once_replaced_by_version_and_deleted() {
             assert!(stored.ttl <= TTL + RESOLUTION && stored.ttl + 2 * RESOLUTION >= TTL, "{stored:?}");
         }
 
-        // By the one that never loaded this version, by the one that did, and one after the other without a load.
+        // By the one that never loaded this version, by the one that did, and one after the other without a
+        // load.
         let second = replace(&one, &key, first, "two").await;
         let third = replace(&one, &key, second, "three").await;
         let fourth = replace(&other, &key, third, "four").await;

@@ -1,8 +1,9 @@
-//! A server that was restarted counts its cas numbers from the beginning: another record can have the same one.
+//! A server that was restarted counts its cas numbers from the beginning: another record can have the same
+//! one.
 //!
-//! What closes the hole: a number is used only on a connection that was open before the number was asked for, and such a
-//! connection ends with the process that gave the number. On any other the record is read and its version compared, which is
-//! random and stored with it.
+//! What closes the hole: a number is used only on a connection that was open before the number was asked for,
+//! and such a connection ends with the process that gave the number. On any other the record is read and its
+//! version compared, which is random and stored with it.
 
 use crate::{common::*, with_server};
 use session_conformance::servers::{ServerControl as _, memcached::MemcachedServer};

@@ -1,6 +1,8 @@
-//! A write and its release are one request, whose parts do not depend on each other: what others can do when the write is refused.
+//! A write and its release are one request, whose parts do not depend on each other: what others can do when
+//! the write is refused.
 //!
-//! The holder is far away, everybody else is beside the server: there is all the time in the world between its request and its next.
+//! The holder is far away, everybody else is beside the server: there is all the time in the world between
+//! its request and its next.
 
 use crate::{common::*, with_server};
 use session_conformance::servers::memcached::MemcachedServer;
@@ -82,8 +84,8 @@ async fn a_refused_write_keeps_the_lock_when_nobody_came_in_between() {
     }
 }
 
-/// A touch is no reason why an exclusive request should lose its lock before its write is there: the next one would find the record as
-/// it was before, and do again what was done.
+/// A touch is no reason why an exclusive request should lose its lock before its write is there: the next one
+/// would find the record as it was before, and do again what was done.
 #[tokio::test]
 async fn a_touch_under_a_holder_lets_nobody_in() {
     let server = with_server!().behind_proxy(ROUND_TRIP).await.unwrap();
@@ -126,7 +128,8 @@ async fn exclusive_updates_lose_nothing_to_touches_at_any_moment() {
             let store = store.clone();
             holders.spawn(async move {
                 for _ in 0..100 {
-                    // None waits in the queue: that alone would keep a holder from freeing it together with its write.
+                    // None waits in the queue: that alone would keep a holder from freeing it together with
+                    // its write.
                     let (grant, stored) = eager(store.clone(), key).await.unwrap();
                     let next = std::str::from_utf8(&stored.data).unwrap().parse::<u64>().unwrap() + 1;
                     let done =

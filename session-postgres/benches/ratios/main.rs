@@ -1,12 +1,15 @@
-//! What locking and versions cost beside the classical way, in one run, interleaved: `cargo bench -p session-postgres`, or some of it:
-//! `cargo bench -p session-postgres -- latency counts crowd contended durable`.
+//! What locking and versions cost beside the classical way, in one run, interleaved: `cargo bench -p
+//! session-postgres`, or some of it: `cargo bench -p session-postgres -- latency counts crowd contended
+//! durable`.
 //!
-//! The classical way is five statements: BEGIN; pg_advisory_xact_lock; SELECT; UPSERT; COMMIT. Every figure is a median, and what
-//! counts is the ratio of two figures of one table. Bounds are printed beside them; a machine that does other things as well can miss them.
+//! The classical way is five statements: BEGIN; pg_advisory_xact_lock; SELECT; UPSERT; COMMIT. Every figure
+//! is a median, and what counts is the ratio of two figures of one table. Bounds are printed beside them; a
+//! machine that does other things as well can miss them.
 //!
-//! What is the same for all: the server, its settings (no wait for the disk, which would be one for each way and hide the rest;
-//! `durable` has it), the client library with prepared statements, the runtime, some 1,000 bytes a record. What is not: the classical way has a
-//! connection of its own and does nothing with the data, ours has pools, and decodes, checks and encodes the record.
+//! What is the same for all: the server, its settings (no wait for the disk, which would be one for each way
+//! and hide the rest; `durable` has it), the client library with prepared statements, the runtime, some 1,000
+//! bytes a record. What is not: the classical way has a connection of its own and does nothing with the data,
+//! ours has pools, and decodes, checks and encodes the record.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench ends where it fails")]
 
@@ -160,7 +163,8 @@ async fn counts(server: &PostgresServer) {
     }
 }
 
-/// In a task, as a server's requests are: the main thread is none of the runtime's workers, and each wake-up of it is a detour.
+/// In a task, as a server's requests are: the main thread is none of the runtime's workers, and each wake-up
+/// of it is a detour.
 fn run<T: Send + 'static>(runtime: &Runtime, work: impl Future<Output = T> + Send + 'static) -> T {
     runtime.block_on(runtime.spawn(work)).unwrap()
 }

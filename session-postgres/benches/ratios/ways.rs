@@ -70,7 +70,8 @@ impl Classical {
     }
 }
 
-/// The same two statements as ours, by hand and with nothing around them: what no driver on this client library can be faster than.
+/// The same two statements as ours, by hand and with nothing around them: what no driver on this client
+/// library can be faster than.
 pub(crate) struct ByHand {
     pub(crate) connection: PgConnection,
     pub(crate) key: StorageKey,

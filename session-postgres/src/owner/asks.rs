@@ -102,7 +102,8 @@ impl Owner {
         }
     }
 
-    /// A lock that was taken before the error is not undone by it: it is this connection's, whatever became of the statement.
+    /// A lock that was taken before the error is not undone by it: it is this connection's, whatever became
+    /// of the statement.
     async fn not_taken(&mut self, ask: Ask, trouble: &Trouble) {
         if !trouble.lost {
             self.undo(vec![ask.lock]).await;

@@ -84,7 +84,8 @@ impl Batch {
         self.releases.len() + self.asks.len() + self.commits.len() + usize::from(self.wait.is_some())
     }
 
-    /// A caller that has gone does not hear of it; the reply's failure is of no interest then, here and below.
+    /// A caller that has gone does not hear of it; the reply's failure is of no interest then, here and
+    /// below.
     pub(super) fn fail(self, trouble: &Trouble) {
         for (_, _, reply) in self.releases {
             // Without the connection there is no lock.

@@ -61,7 +61,8 @@ impl Owner {
             .await?;
         let Some(row) = rows.first() else { return Ok(false) };
         if !row.try_get("freed").unwrap_or(false) {
-            // It is written. That the server did not know of the lock cannot be; if it is, none of the others is certain.
+            // It is written. That the server did not know of the lock cannot be; if it is, none of the others
+            // is certain.
             self.poison("a lock was not held");
         }
         Ok(true)

@@ -1,8 +1,9 @@
 //! The task that owns one connection for locks, and what that connection holds.
 //!
-//! It takes commands from a channel and runs them in batches, one statement for many sessions: releases first, then locks. Cancelling a
-//! caller never cuts an exchange with the server; a grant that nobody waits for any more is released. When the connection is
-//! lost, so are its locks, and everything that is asked under one of its grants from then on is refused.
+//! It takes commands from a channel and runs them in batches, one statement for many sessions: releases
+//! first, then locks. Cancelling a caller never cuts an exchange with the server; a grant that nobody waits
+//! for any more is released. When the connection is lost, so are its locks, and everything that is asked
+//! under one of its grants from then on is refused.
 
 mod asks;
 mod batch;
@@ -29,7 +30,8 @@ use tokio::{
 
 /// How many sessions one statement serves at most.
 const MAX_BATCH: usize = 64;
-/// How much later than the last lease the server ends a connection that says nothing: this task is given the time to unlock by itself.
+/// How much later than the last lease the server ends a connection that says nothing: this task is given the
+/// time to unlock by itself.
 const MARGIN: Duration = Duration::from_millis(500);
 /// How much longer than needed the server may be told to wait, before it is told anew.
 const SLACK_MS: i32 = 1000;
@@ -50,7 +52,8 @@ pub(crate) struct Owner {
 /// A lock that the server has given to this connection.
 struct Held {
     token: Token,
-    /// The end of the lease, on this side: counted from before the lock was asked for, so never later than the server's.
+    /// The end of the lease, on this side: counted from before the lock was asked for, so never later than
+    /// the server's.
     until: Instant,
     /// The same as the server said.
     until_us: i64,

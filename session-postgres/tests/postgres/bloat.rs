@@ -1,4 +1,5 @@
-//! What many touches do to the table, as the statistics of a server of its own say: who waits in another test keeps old rows alive.
+//! What many touches do to the table, as the statistics of a server of its own say: who waits in another test
+//! keeps old rows alive.
 
 use crate::support::*;
 use session_conformance::servers::postgres::PostgresServer;

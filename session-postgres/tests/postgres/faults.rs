@@ -27,7 +27,8 @@ async fn a_lost_lock_connection_poisons_its_grants() {
     let (key, version) = created(&first, "one").await;
     let (grant, _) = locked(&first, &key).await;
     kill_lock_connections(&server, "poison").await;
-    // It is noticed without a command: another in this process gets in, and what the former holder asks for is refused.
+    // It is noticed without a command: another in this process gets in, and what the former holder asks for
+    // is refused.
     let noticed = eventually("it is noticed", async || {
         matches!(first.acquire(&key, token(), LEASE, NO_WAIT).await, Ok(Acquired::Granted(_)))
     })
@@ -45,8 +46,8 @@ async fn a_lost_lock_connection_poisons_its_grants() {
     assert_eq!(data(&first, &key).await.as_deref(), Some("one"));
 }
 
-/// Holders in two stores, whose lock connections are killed again and again: each reads, adds one and writes under the lock. If there
-/// were ever two, one of them would find that its version is gone.
+/// Holders in two stores, whose lock connections are killed again and again: each reads, adds one and writes
+/// under the lock. If there were ever two, one of them would find that its version is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_are_never_two_holders() {
     let Some(server) = shared().await else { return };
@@ -150,8 +151,8 @@ async fn unlogged_tables_and_lazy_commits_lose_and_say_so() {
     assert_eq!(durability, Durability::Volatile);
 }
 
-/// Writes from several tasks, kills the server in the middle, and counts acknowledged sessions that are not there afterwards. The
-/// client goes on by itself.
+/// Writes from several tasks, kills the server in the middle, and counts acknowledged sessions that are not
+/// there afterwards. The client goes on by itself.
 async fn lost_in_a_crash(server: &PostgresServer, store: &PostgresStore) -> usize {
     let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let tasks: Vec<_> = (0..8)
@@ -226,7 +227,8 @@ async fn a_server_that_hangs_is_an_error_in_time() {
         }
         assert!(took < limit * 4, "{mode:?}: {took:?}");
         server.resume().await.unwrap();
-        // The same client goes on; what was sent is there, or not, but nothing is torn, and nothing is locked for ever.
+        // The same client goes on; what was sent is there, or not, but nothing is torn, and nothing is locked
+        // for ever.
         eventually("it recovers", async || store.load(&key).await.is_ok()).await;
         for key in [&key, &other] {
             eventually("it can be locked", async || match store.acquire(key, token(), LEASE, limit).await {

@@ -79,7 +79,8 @@ async fn colliding_keys_exclude_each_other_and_do_not_deadlock() {
         let (grant, _) = locked(other, &b).await;
         assert_eq!(other.release(&grant).await.unwrap(), Released::Freed);
     }
-    // Each wants both, in opposite orders: somebody is told so within the time it would wait, and nobody hangs.
+    // Each wants both, in opposite orders: somebody is told so within the time it would wait, and nobody
+    // hangs.
     let wait = Duration::from_millis(200);
     let both = async |store: &PostgresStore, x: &StorageKey, y: &StorageKey| {
         let Loaded::Granted(one, _) = store.acquire_and_load(x, token(), LEASE, LEASE).await.unwrap() else {
@@ -244,7 +245,8 @@ async fn writes_without_a_lock_do_not_keep_it_from_anyone() {
     assert!(written > 0);
 }
 
-/// The server gives the lock to a statement, and the statement then fails: the lock is the connection's all the same.
+/// The server gives the lock to a statement, and the statement then fails: the lock is the connection's all
+/// the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_came_before_the_error_is_given_back() {
     let Some(server) = shared().await else { return };

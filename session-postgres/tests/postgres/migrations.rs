@@ -1,4 +1,5 @@
-//! The tables: made once by whoever comes first, by hand if wanted, and refused when they are not what a process expects.
+//! The tables: made once by whoever comes first, by hand if wanted, and refused when they are not what a
+//! process expects.
 
 use crate::support::*;
 use session_core::{ErrorKind, SessionStore as _};

@@ -1,5 +1,5 @@
-//! The two ways in which advisory locks are usually used wrongly, made here by changing the SQL, and convicted: the next holder does
-//! not find what the last one wrote.
+//! The two ways in which advisory locks are usually used wrongly, made here by changing the SQL, and
+//! convicted: the next holder does not find what the last one wrote.
 
 use crate::support::*;
 use session_conformance::servers::postgres::PostgresServer;
@@ -14,8 +14,8 @@ async fn wrong(server: &PostgresServer, role: &str) -> (PostgresConfig, String) 
     (PostgresConfig::from_url(&url).unwrap().schema(&schema), schema)
 }
 
-/// Whether the next holder, who waits for the lock while it is held, finds what its last holder wrote; twice, so that he
-/// finds it also while the commit takes its time.
+/// Whether the next holder, who waits for the lock while it is held, finds what its last holder wrote; twice,
+/// so that he finds it also while the commit takes its time.
 async fn hands_over(server: &PostgresServer, config: PostgresConfig, schema: &str) -> bool {
     let first = PostgresStore::connect(config.clone()).await.unwrap();
     let second = PostgresStore::connect(config).await.unwrap();

@@ -138,7 +138,8 @@ pub(crate) async fn polled<F: Future>(times: usize, future: F) -> Option<F::Outp
     .await
 }
 
-/// Changes the text of one of the functions of a schema: the way to a wrong store, and to a moment that is over too soon otherwise.
+/// Changes the text of one of the functions of a schema: the way to a wrong store, and to a moment that is
+/// over too soon otherwise.
 pub(crate) async fn alter(server: &PostgresServer, function: &str, from: &str, to: &str) {
     let of = format!("pg_get_functiondef('{function}'::regproc)");
     let found = server.query(&format!("SELECT position($q${from}$q$ IN {of}) > 0")).await.unwrap();

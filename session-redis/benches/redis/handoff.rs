@@ -1,8 +1,8 @@
 //! One session, four processes of four tasks, each update holds the lock for a millisecond.
 //!
-//! A task that was served asks again after 0 to 10 ms, as clients do: together they ask three times as often as can be
-//! served. Without that pause a spinning task that has just released takes the lock again before anybody else wakes: it
-//! does as many updates a second, and the others wait for seconds.
+//! A task that was served asks again after 0 to 10 ms, as clients do: together they ask three times as often
+//! as can be served. Without that pause a spinning task that has just released takes the lock again before
+//! anybody else wakes: it does as many updates a second, and the others wait for seconds.
 
 use crate::{Limits, quantile};
 use redis::{

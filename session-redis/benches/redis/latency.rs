@@ -1,5 +1,5 @@
-//! One task, one session of 1 KiB: the latency of one update, p50. By the driver alone, and as an application has it: with its
-//! values decoded, changed and encoded.
+//! One task, one session of 1 KiB: the latency of one update, p50. By the driver alone, and as an application
+//! has it: with its values decoded, changed and encoded.
 
 use crate::{Limits, quantile};
 use redis::{
@@ -119,7 +119,8 @@ async fn write(store: &RedisStore, key: &StorageKey, put: &Put) {
     assert!(matches!(replaced, Ok(Replaced::Done(_))));
 }
 
-/// As applications do it: by the portable part, a counter beside some text, a little less than what would be compressed.
+/// As applications do it: by the portable part, a counter beside some text, a little less than what would be
+/// compressed.
 struct Application {
     sessions: Sessions,
     id: SessionId,

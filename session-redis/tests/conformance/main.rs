@@ -1,5 +1,6 @@
-//! The suite on Redis, in one process and in four, and what it says of drivers that are wrong. As `… worker` this program is one of the
-//! four; any other argument is the pattern of the scenarios to run, without the wrong drivers.
+//! The suite on Redis, in one process and in four, and what it says of drivers that are wrong. As `… worker`
+//! this program is one of the four; any other argument is the pattern of the scenarios to run, without the
+//! wrong drivers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how a test fails")]
 

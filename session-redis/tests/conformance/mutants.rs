@@ -1,5 +1,5 @@
-//! This driver with one rule taken out of one script, and with the flaws of other handlers: the suite convicts each of them, or it
-//! would not notice them here either.
+//! This driver with one rule taken out of one script, and with the flaws of other handlers: the suite
+//! convicts each of them, or it would not notice them here either.
 
 use async_trait::async_trait;
 use session_conformance::{
@@ -245,7 +245,8 @@ impl Wrapper for Mutant {
     }
 }
 
-/// `suite:name`: the suite's mutant of that name. Otherwise the number of a flaw; with `right:` before it, of one that was not made.
+/// `suite:name`: the suite's mutant of that name. Otherwise the number of a flaw; with `right:` before it, of
+/// one that was not made.
 pub(crate) async fn connect(name: &str, url: &str) -> Result<Arc<dyn LockingStore>> {
     let config = RedisConfig::from_url(url)?;
     let Topology::Server(node) = &config.topology else { panic!("one server") };
@@ -273,13 +274,15 @@ pub(crate) async fn are_convicted(server: &Arc<RedisServer>) {
     for (number, flaw) in FLAWS.iter().enumerate() {
         let found = verdict(server, &number.to_string(), flaw.convicted_by).await;
         assert_eq!(found, Verdict::Fail, "{flaw:?}");
-        // By the same way with its rule: it is the rule that counts, and not the way in which it was taken out.
+        // By the same way with its rule: it is the rule that counts, and not the way in which it was taken
+        // out.
         let found = verdict(server, &format!("right:{number}"), flaw.convicted_by).await;
         assert_eq!(found, Verdict::Pass, "{flaw:?}, left as it is");
     }
     for name in OTHERS {
         let scenarios = mutants::find(name).expect("a mutant of the suite").convicted_by();
-        // Those about bad days ask for servers of their own, which the suite's test of its mutants gives them.
+        // Those about bad days ask for servers of their own, which the suite's test of its mutants gives
+        // them.
         for scenario in scenarios.iter().filter(|scenario| !scenario.starts_with("fault/")) {
             let found = verdict(server, &format!("suite:{name}"), scenario).await;
             assert_eq!(found, Verdict::Fail, "{name} by {scenario}");

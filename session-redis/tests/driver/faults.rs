@@ -178,7 +178,8 @@ async fn a_server_that_hangs_is_an_error_in_time_and_found_again() {
     let store = RedisStore::connect(&config).await.unwrap();
     let key = key();
     let version = insert(&store, &key, "zero").await;
-    // The server knows the script then: otherwise it would ask for it, late, and nobody would be there to send it.
+    // The server knows the script then: otherwise it would ask for it, late, and nobody would be there to
+    // send it.
     let Replaced::Done(version) = store.replace(&key, version, &put("one")).await.unwrap() else {
         panic!("not replaced")
     };
@@ -209,7 +210,8 @@ async fn an_idle_connection_that_is_cut_costs_no_error() {
     let mut version = insert(&store, &key, "one").await;
     for _ in 0..20 {
         server.cut().await.unwrap();
-        // The reply of CLIENT KILL may come before the end of our connection: the test waits for it, not for an error.
+        // The reply of CLIENT KILL may come before the end of our connection: the test waits for it, not for
+        // an error.
         tokio::time::sleep(Duration::from_millis(20)).await;
         match store.replace(&key, version, &put("two")).await.unwrap() {
             Replaced::Done(new) => version = new,
@@ -241,7 +243,8 @@ async fn a_store_outlives_the_runtime_that_connected_it() {
     assert!(matches!(store.delete(&key).await.unwrap(), session_core::Deleted::Removed(_)));
 }
 
-/// Holders that die, give up and come back late; connections cut; messages dropped; writers without the lock beside them.
+/// Holders that die, give up and come back late; connections cut; messages dropped; writers without the lock
+/// beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_all_faults_at_once_nothing_is_lost_and_nothing_left() {
     let Some(server) = server(&[]).await else { return };

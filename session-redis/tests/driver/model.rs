@@ -1,8 +1,9 @@
-//! The queue's protocol as a model, all of whose states are visited: four clients, two faults of any kind, time in ticks.
+//! The queue's protocol as a model, all of whose states are visited: four clients, two faults of any kind,
+//! time in ticks.
 //!
-//! What the scripts do in one step is one step here, written after them line by line. With all rules, no state breaks a
-//! promise. Each rule is then taken away, and a state that breaks a promise is found: so the rule is needed, and the model
-//! would have noticed.
+//! What the scripts do in one step is one step here, written after them line by line. With all rules, no
+//! state breaks a promise. Each rule is then taken away, and a state that breaks a promise is found: so the
+//! rule is needed, and the model would have noticed.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -82,7 +83,8 @@ struct State {
     clients: [Phase; CLIENTS],
     /// Messages under way.
     messages: [Option<Word>; CLIENTS],
-    /// Those who wait, in the order in which they came, and whether they stood still: then no place is promised.
+    /// Those who wait, in the order in which they came, and whether they stood still: then no place is
+    /// promised.
     order: Vec<(u8, bool)>,
     record: bool,
     faults: u8,

@@ -321,7 +321,8 @@ async fn a_client_that_only_knows_set_nx() {
     let (grant, _) = granted(&store, &key, Duration::ZERO).await;
     assert!(!set().await);
     assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
-    // ... and excludes us, and whoever writes without a lock; its DEL tells nobody, and is noticed by the next poll.
+    // ... and excludes us, and whoever writes without a lock; its DEL tells nobody, and is noticed by the
+    // next poll.
     assert!(set().await);
     assert!(matches!(store.replace(&key, version, &put("x")).await.unwrap(), Replaced::NotHolder(_)));
     let first = waiter(&store, key);

@@ -1,4 +1,5 @@
-//! A primary that dies, one that only hangs, and one that becomes a replica: clients find the next by themselves.
+//! A primary that dies, one that only hangs, and one that becomes a replica: clients find the next by
+//! themselves.
 
 use crate::common::*;
 use session_conformance::servers::{ServerControl as _, redis::RedisSentinels};
@@ -12,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One session's counter, written again and again until told to stop: what was acknowledged, and what is in doubt.
+/// One session's counter, written again and again until told to stop: what was acknowledged, and what is in
+/// doubt.
 struct Load {
     acknowledged: Arc<Mutex<HashMap<StorageKey, (u64, Instant)>>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -46,7 +48,8 @@ async fn write(store: RedisStore, acknowledged: Arc<Mutex<HashMap<StorageKey, (u
     let record = |n: u64| session_core::Put::new(n.to_be_bytes().to_vec().into(), TTL);
     let (mut count, mut version) = (0, Version::from_u64(0));
     loop {
-        // What the store holds counts: a failover may have taken some of it away, and that is not hidden below.
+        // What the store holds counts: a failover may have taken some of it away, and that is not hidden
+        // below.
         let result = match store.replace(&key, version, &record(count + 1)).await {
             Ok(Replaced::Done(new)) => {
                 (count, version) = (count + 1, new);

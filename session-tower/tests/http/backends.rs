@@ -18,7 +18,8 @@ use tokio::sync::Mutex;
 
 /// Where sessions are kept: what a test needs of a backend.
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Whether its server is installed. Where it is required ([`SESSION_REQUIRE`](required)) and is not, the test fails.
+    /// Whether its server is installed. Where it is required ([`SESSION_REQUIRE`](required)) and is not, the
+    /// test fails.
     fn is_there() -> bool {
         true
     }

@@ -192,7 +192,8 @@ impl Clock for Ahead {
     }
 }
 
-/// A cookie that outlives the browser ends with its session: it is sent again whenever that slides, and only then.
+/// A cookie that outlives the browser ends with its session: it is sent again whenever that slides, and only
+/// then.
 #[tokio::test]
 async fn a_persistent_cookie_follows_its_session() {
     let clock = Arc::<Ahead>::default();

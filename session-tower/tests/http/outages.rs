@@ -1,4 +1,5 @@
-//! Servers that hang, cut their connections and die under load: what was acknowledged is there afterwards, and nothing twice.
+//! Servers that hang, cut their connections and die under load: what was acknowledged is there afterwards,
+//! and nothing twice.
 
 use crate::{
     backends::{Mortal, on_each_server},

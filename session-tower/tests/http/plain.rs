@@ -64,7 +64,8 @@ async fn it_counts() {
     assert_eq!(sessions.read(&id).await.unwrap().unwrap().get(COUNT).unwrap(), Some(2));
 }
 
-/// A service may answer with a body of its own type: then it is mapped first, and axum's is one that is made of bytes.
+/// A service may answer with a body of its own type: then it is mapped first, and axum's is one that is made
+/// of bytes.
 #[tokio::test]
 async fn it_is_a_layer_for_axum() {
     let sessions = Sessions::builder(MemoryStore::default()).build().unwrap();

@@ -380,7 +380,8 @@ async fn reruns_are_bounded<B: Backend>() {
     }
 }
 
-/// Without fencing a writer without a lock gets past a holder: the holder is refused, and runs once all the same.
+/// Without fencing a writer without a lock gets past a holder: the holder is refused, and runs once all the
+/// same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exclusive_handler_never_runs_again() {
     let runs = Arc::<AtomicUsize>::default();

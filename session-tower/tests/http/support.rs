@@ -1,4 +1,5 @@
-//! Two servers over loopback behind one cookie, a client with a jar, and a store whose calls can be counted, stopped and broken.
+//! Two servers over loopback behind one cookie, a client with a jar, and a store whose calls can be counted,
+//! stopped and broken.
 
 use crate::backends::Backend;
 use async_trait::async_trait;

@@ -1,4 +1,5 @@
-//! A disk of one's own below the file store: a directory whose calls can be made to fail, and of which it is known what was synced.
+//! A disk of one's own below the file store: a directory whose calls can be made to fail, and of which it is
+//! known what was synced.
 
 use session_conformance::disk::{Disk, Fault, Loss};
 use session_core::{Error, LockingStore, Result};

@@ -1,6 +1,7 @@
 //! memcached: a private server, or the user's, on which each cell gets a prefix of its own.
 //!
-//! memcached cannot list its keys, so what a cell leaves on a user's server goes with its time, as everything there does.
+//! memcached cannot list its keys, so what a cell leaves on a user's server goes with its time, as everything
+//! there does.
 
 use super::{Running, Started};
 use async_trait::async_trait;

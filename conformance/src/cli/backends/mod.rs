@@ -63,7 +63,8 @@ pub(crate) trait Running: Send + Sync {
 }
 
 impl Started {
-    /// Ready, when a first store could be made. A URL that cannot be used is wrong usage, not an absent server.
+    /// Ready, when a first store could be made. A URL that cannot be used is wrong usage, not an absent
+    /// server.
     async fn when_it_answers(running: impl Running + 'static) -> Self {
         match running.instance().await {
             Ok(_) => Self::Running(Arc::new(running)),

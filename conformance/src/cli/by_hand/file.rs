@@ -1,4 +1,5 @@
-//! Files by hand: a lock by `flock`, a new file renamed over the old one. On the threads for blocking work, as in every server.
+//! Files by hand: a lock by `flock`, a new file renamed over the old one. On the threads for blocking work,
+//! as in every server.
 
 use super::{STAMP, failed, hex, stamp, strange};
 use async_trait::async_trait;

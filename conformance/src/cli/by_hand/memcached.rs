@@ -1,7 +1,7 @@
 //! memcached by hand: a pool as large as the driver's, and lines on a socket.
 //!
-//! No client library stands between: the one that the driver uses for the plain protocol waits for each reply, and does not
-//! know the commands that save a trip.
+//! No client library stands between: the one that the driver uses for the plain protocol waits for each
+//! reply, and does not know the commands that save a trip.
 
 use super::{LEASE, Pool, SPIN, TTL, failed, hex, option, resolve, stamp, strange};
 use async_trait::async_trait;

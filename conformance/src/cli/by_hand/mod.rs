@@ -1,7 +1,8 @@
-//! What the latency of a backend is compared with: raw clients, and the commands that somebody would send by hand.
+//! What the latency of a backend is compared with: raw clients, and the commands that somebody would send by
+//! hand.
 //!
-//! One file for each backend that has a client worth the name. They share the namespace of the store under test (its
-//! address says which), so that what they leave goes with it.
+//! One file for each backend that has a client worth the name. They share the namespace of the store under
+//! test (its address says which), so that what they leave goes with it.
 
 mod facts;
 mod file;
@@ -45,7 +46,8 @@ pub(super) async fn connect(backend: &str, address: &Url) -> Result<Option<Arc<d
     })
 }
 
-/// A second way to the same store, through what counts; `None` where no single server is spoken to in the clear.
+/// A second way to the same store, through what counts; `None` where no single server is spoken to in the
+/// clear.
 pub(super) async fn counted(backend: &str, address: &Url) -> Result<Option<Counted>> {
     if !["memcached", "postgres", "postgresql", "redis"].contains(&address.scheme()) {
         return Ok(None);
@@ -111,8 +113,8 @@ fn strange(what: &str) -> Error {
     Error::new(ErrorKind::Backend, "by hand").with_context(what.to_owned())
 }
 
-/// Connections for one task at a time, as many as the driver has. (A pool from a crate would ask more than by hand is asked: sqlx's
-/// own sends a ping whenever a connection comes back.)
+/// Connections for one task at a time, as many as the driver has. (A pool from a crate would ask more than by
+/// hand is asked: sqlx's own sends a ping whenever a connection comes back.)
 struct Pool<T> {
     permits: Semaphore,
     idle: Mutex<Vec<T>>,

@@ -85,7 +85,8 @@ impl Postgres {
             write: sql("UPDATE @by_hand SET version = $3, data = $4, expires = clock_timestamp() + $5 \
                 WHERE key = $1 AND version = $2 AND expires > clock_timestamp() AND pg_try_advisory_xact_lock_shared($6)"),
             lock: sql("SELECT * FROM @by_hand_lock($1, $2)"),
-            // What is returned is computed after the row was written: the lock stays, shared, until the commit.
+            // What is returned is computed after the row was written: the lock stays, shared, until the
+            // commit.
             commit: sql("UPDATE @by_hand SET version = $3, data = $4, expires = clock_timestamp() + $5 \
                 WHERE key = $1 AND version = $2 AND expires > clock_timestamp() \
                 RETURNING CASE WHEN pg_advisory_xact_lock_shared($6) IS NULL THEN false ELSE pg_advisory_unlock($6) END AS freed"),

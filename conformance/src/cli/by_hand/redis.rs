@@ -1,6 +1,7 @@
 //! Redis by hand: one shared connection, as the driver has it.
 //!
-//! The commands are the driver's, with its scripts, and so is the layout of a record: two bytes, the version, the data.
+//! The commands are the driver's, with its scripts, and so is the layout of a record: two bytes, the version,
+//! the data.
 
 use super::{LEASE, SPIN, STAMP, TTL, failed, hex, option, stamp, strange};
 use async_trait::async_trait;

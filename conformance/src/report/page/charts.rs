@@ -1,4 +1,5 @@
-//! The drawings. Their colours are plain, for whoever takes one out of the page; the style sheet replaces them in the dark.
+//! The drawings. Their colours are plain, for whoever takes one out of the page; the style sheet replaces
+//! them in the dark.
 
 use crate::bench::{Operation, Row};
 use plotters::{

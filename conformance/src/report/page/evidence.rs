@@ -1,4 +1,5 @@
-//! What is behind each place of the matrix: the claim, what was counted, what was found, and how to run it again.
+//! What is behind each place of the matrix: the claim, what was counted, what was found, and how to run it
+//! again.
 
 use super::{
     super::{Cell, Report},

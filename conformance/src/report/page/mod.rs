@@ -1,7 +1,8 @@
-//! The report as one self-contained page: no script, nothing from elsewhere, to be read on a phone, in the dark and on paper.
+//! The report as one self-contained page: no script, nothing from elsewhere, to be read on a phone, in the
+//! dark and on paper.
 //!
-//! The matrix comes first, since it is the question: who loses data, how much, under what. Each of its cells leads to the
-//! claim, the evidence and the command that runs it again; latency comes after it.
+//! The matrix comes first, since it is the question: who loses data, how much, under what. Each of its cells
+//! leads to the claim, the evidence and the command that runs it again; latency comes after it.
 
 #[cfg(feature = "bench")]
 mod charts;

@@ -20,7 +20,8 @@ impl Check for ReadKeyChangedIsAConflict {
 }
 
 impl ReadKeyChangedIsAConflict {
-    /// One request reads and writes something else on the strength of it; another one changes what was read in between.
+    /// One request reads and writes something else on the strength of it; another one changes what was read
+    /// in between.
     async fn session(lab: &Lab) -> Trial<Judgement> {
         let system = lab.system();
         let id = system.create(&values([("stock", 1.into())])).await?;

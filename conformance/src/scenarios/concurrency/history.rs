@@ -46,7 +46,8 @@ struct Swap {
 
 const NAME: &str = "register";
 const TTL: Duration = Duration::from_mins(30);
-/// Every value is stored this often over, so that a record of which a part is missing, or another's, is seen to be one.
+/// Every value is stored this often over, so that a record of which a part is missing, or another's, is seen
+/// to be one.
 const TIMES: usize = 64;
 
 fn record(value: u64) -> Put {

@@ -140,8 +140,8 @@ impl Script for PaymentIsSentOnce {
     }
 }
 
-/// The orders are lists: payers look into them and add that they were paid, others add remarks. A payer's request that is
-/// refused has paid without a trace, which is what a lock is there to prevent.
+/// The orders are lists: payers look into them and add that they were paid, others add remarks. A payer's
+/// request that is refused has paid without a trace, which is what a lock is there to prevent.
 pub(super) struct ExclusiveExcludesWriters;
 
 #[derive(Serialize, Deserialize)]
@@ -168,7 +168,8 @@ impl Script for ExclusiveExcludesWriters {
 
     async fn work(task: &Task<Entry>, plan: &Vec<Batch>) -> Trial {
         let (payers, others) = (task.system(), task.system_of(Self::beside(task.strategy())));
-        // Within one process, writers see whether somebody has the lock, and the store is hardly ever asked to refuse them.
+        // Within one process, writers see whether somebody has the lock, and the store is hardly ever asked
+        // to refuse them.
         let side = if task.processes() > 1 { task.process() } else { task.rank() };
         let payer = side.is_multiple_of(2);
         let mut turns = task.turns(plan);
@@ -232,8 +233,8 @@ impl Script for ExclusiveExcludesWriters {
     }
 }
 
-/// The even rank looks, and is then held up until the odd one has claimed, committed and acted; with locks that is after its
-/// lease has run out.
+/// The even rank looks, and is then held up until the odd one has claimed, committed and acted; with locks
+/// that is after its lease has run out.
 pub(super) struct ClaimedEffectHappensOnce;
 
 #[derive(Serialize, Deserialize)]
@@ -345,7 +346,8 @@ impl Script for TokenRegenerationHasOneWinner {
         Ok(())
     }
 
-    /// The acknowledged replacements are one chain from the first token to the last: two that replaced the same one cannot be.
+    /// The acknowledged replacements are one chain from the first token to the last: two that replaced the
+    /// same one cannot be.
     async fn judge(lab: &Lab, plan: &Vec<Batch>, found: &Findings<Regenerated>) -> Trial<Judgement> {
         let mut judgement = found.judgement();
         for (session, batch) in plan.iter().enumerate() {

@@ -28,7 +28,8 @@ async fn one_session(lab: &Lab) -> Trial<Vec<Batch>> {
     Ok(vec![Batch { id, ops: AT_ONCE as u64 }])
 }
 
-/// Waits inside the handler until all ten are inside theirs. Who gave up once does not keep the others waiting.
+/// Waits inside the handler until all ten are inside theirs. Who gave up once does not keep the others
+/// waiting.
 async fn meet<N: serde::Serialize + Send>(task: &Task<N>) -> Result<bool> {
     let suite = |trouble: crate::Trouble| Error::new(ErrorKind::Unavailable, "suite").with_source(trouble);
     if !task.wait_at_most("gave up", Duration::ZERO).await.map_err(suite)?.is_null() {

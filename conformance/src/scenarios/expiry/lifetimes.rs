@@ -24,7 +24,8 @@ impl Lifetimes {
     fn on(store: &Arc<dyn LockingStore>) -> Self {
         let resolution = store.capabilities().ttl_resolution;
         let idle = Duration::from_millis(500).max(resolution);
-        // Between the end of one that is left alone, however it is rounded, and this there are some uses that show that it slid.
+        // Between the end of one that is left alone, however it is rounded, and this there are some uses that
+        // show that it slid.
         let most = Duration::from_millis(1200).max(idle + late(resolution) + 4 * PACE);
         Self { idle, most, resolution }
     }
@@ -215,7 +216,8 @@ impl Life {
         proofs.capped += u64::from(capped && used != Use::LeftAlone);
         let age = (start - self.created.min(start)) / 1000;
         if there {
-            // A read loads and then slides: one that was stopped in between, until the session had ended, has moved nothing.
+            // A read loads and then slides: one that was stopped in between, until the session had ended, has
+            // moved nothing.
             let slid = matches!(did, Did::Write { .. }) || end + micros(SKEW) < self.alive_until;
             if slid {
                 self.alive_until = self.alive_until.max(start + slides);

@@ -1,7 +1,8 @@
 //! When sessions end, and when they do not.
 //!
-//! Time is judged by the clock that all processes share, from when a call began to when it ended: somewhere between the two the
-//! store took its decision. Only what is certain convicts, so a machine that stands still convicts nobody.
+//! Time is judged by the clock that all processes share, from when a call began to when it ended: somewhere
+//! between the two the store took its decision. Only what is certain convicts, so a machine that stands still
+//! convicts nobody.
 
 mod lifetimes;
 mod long_ttl;
@@ -51,7 +52,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     .needs(&[Need::Sweeper]),
 ];
 
-/// What the clock of a backend, which may be set, and the one that judges may differ by while a scenario runs.
+/// What the clock of a backend, which may be set, and the one that judges may differ by while a scenario
+/// runs.
 const SKEW: Duration = Duration::from_millis(5);
 
 fn micros(time: Duration) -> u64 {

@@ -132,7 +132,8 @@ impl<'a> Record<'a> {
             Way::TouchSooner => self.touch(version, ttl).await?,
             Way::TouchLater => self.touch(version, 2 * ttl).await?,
         }
-        // What is no longer there has no version: whichever it is, the calls to come must say that nothing is there.
+        // What is no longer there has no version: whichever it is, the calls to come must say that nothing is
+        // there.
         Ok(self.load().await?.map_or(version, |stored| stored.version))
     }
 }
@@ -223,8 +224,9 @@ enum Certain {
     Dead { since: u64 },
 }
 
-/// By the last call before that gave the record its time, if no other one did so meanwhile. The clock counts microseconds, and a store
-/// in memory answers in less: of two calls in the same one nobody knows which was first.
+/// By the last call before that gave the record its time, if no other one did so meanwhile. The clock counts
+/// microseconds, and a store in memory answers in less: of two calls in the same one nobody knows which was
+/// first.
 fn certain(calls: &[&Operation<Sight>], call: &Operation<Sight>, grace: u64) -> Option<Certain> {
     let mut sets = calls.iter().filter(|set| set.note.ttl.is_some() && !std::ptr::eq(**set, call));
     if sets.clone().any(|set| set.start <= call.end && set.end >= call.start) {

@@ -24,11 +24,12 @@ const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(1);
 const USER: &str = "swept";
 
-/// One task of each process sweeps without end while all work: they write and touch records that live, and they put new ones where an
-/// expired one was, which a sweep that has listed that one may take for it.
+/// One task of each process sweeps without end while all work: they write and touch records that live, and
+/// they put new ones where an expired one was, which a sweep that has listed that one may take for it.
 pub(super) struct SweepSparesTheLiving;
 
-/// The records of each task: of each a part is written and touched, a part replaces expired ones, and a part only expires.
+/// The records of each task: of each a part is written and touched, a part replaces expired ones, and a part
+/// only expires.
 const LIVING: usize = 4;
 const RENEWED: usize = 30;
 const DYING: usize = 20;

@@ -246,7 +246,8 @@ async fn torn(lab: &Lab, disk: &dyn Disk, loss: Loss, faults: &mut Vec<String>) 
     Err(Trouble::unproven(format!("a write makes more than {MOST_CALLS} calls")))
 }
 
-/// What is there after a loss of power: the write, or nothing wrong: an older record, none, or an error that says that it is damaged.
+/// What is there after a loss of power: the write, or nothing wrong: an older record, none, or an error that
+/// says that it is damaged.
 async fn after(victim: &Victim, store: &Arc<dyn LockingStore>) -> Result<bool, String> {
     match store.load(&victim.key).await {
         Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),

@@ -181,8 +181,8 @@ impl Told {
         self.counters.iter().map(of).sum()
     }
 
-    /// Compares what was told with what can be read. A store that `may_forget` has its losses shown, and no more; for any other, a session that
-    /// is gone is a fault.
+    /// Compares what was told with what can be read. A store that `may_forget` has its losses shown, and no
+    /// more; for any other, a session that is gone is a fault.
     pub(super) async fn judge(self, lab: &Lab, may_forget: bool) -> Trial<Judgement> {
         let mut judgement = Judgement::counted(
             self.total(|counter| counter.acknowledged),

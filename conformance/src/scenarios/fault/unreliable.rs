@@ -147,7 +147,8 @@ impl Wrapper for Line {
         lease: Duration,
         wait: Duration,
     ) -> Result<Loaded> {
-        // A copy that comes late could take a lock that nobody holds any more, until its lease ends: that is slow, and no loss.
+        // A copy that comes late could take a lock that nobody holds any more, until its lease ends: that is
+        // slow, and no loss.
         self.call("acquire_and_load", self.inner.acquire_and_load(key, token, lease, wait), async {}).await
     }
 

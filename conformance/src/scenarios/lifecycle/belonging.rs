@@ -1,4 +1,5 @@
-//! Whose session it is, as the driver says it: the next write puts again what was shown, and the index is as good as that.
+//! Whose session it is, as the driver says it: the next write puts again what was shown, and the index is as
+//! good as that.
 
 use crate::{
     Judgement,
@@ -15,7 +16,8 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 /// Longer than any scenario takes.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Every verb that shows a record says whose it is, and after every verb that writes one the index has it still.
+/// Every verb that shows a record says whose it is, and after every verb that writes one the index has it
+/// still.
 pub(super) async fn by_every_verb(lab: &Lab, mut judgement: Judgement) -> Trial<Judgement> {
     let id = lab.fresh_id()?;
     let (store, key, user) = (lab.store(), id.key()?, PrincipalKey::of(id.as_str()));

@@ -121,7 +121,8 @@ impl Check for UnchangedIsNotRewritten {
     }
 }
 
-/// An insert whose reply is lost and whose copy comes late: after the session that was made instead was destroyed.
+/// An insert whose reply is lost and whose copy comes late: after the session that was made instead was
+/// destroyed.
 pub(super) struct AnIdIsInsertedOnce;
 
 impl Check for AnIdIsInsertedOnce {

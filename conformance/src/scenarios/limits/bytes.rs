@@ -1,4 +1,5 @@
-//! Data and names that have been mistaken for something else: for the end of a string, of a line, of a reply, for nothing.
+//! Data and names that have been mistaken for something else: for the end of a string, of a line, of a reply,
+//! for nothing.
 
 use super::LONG;
 use crate::{

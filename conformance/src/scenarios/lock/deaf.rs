@@ -40,7 +40,8 @@ pub(super) fn deafen(inner: &Arc<dyn LockingStore>, deafness: Deafness) -> (Arc<
 }
 
 impl Ear {
-    /// Lets the delayed renewals through, and waits until they have been answered. Whether one of them was granted.
+    /// Lets the delayed renewals through, and waits until they have been answered. Whether one of them was
+    /// granted.
     pub(super) async fn open(&self) -> bool {
         self.0.send_modify(|renewals| renewals.open = true);
         self.until(|renewals| renewals.under_way == 0).await;

@@ -18,8 +18,9 @@ use std::time::Duration;
 /// So long that none runs out under its holder.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Every other holder takes the lock with the record and writes with the release: under a lock that nobody else has, that write is
-/// never refused. Every other of those first writes over a version that is not there: it is refused, and the lock stays.
+/// Every other holder takes the lock with the record and writes with the release: under a lock that nobody
+/// else has, that write is never refused. Every other of those first writes over a version that is not there:
+/// it is refused, and the lock stays.
 pub(super) struct OneHolderAtATime;
 
 /// From when to when a lock was surely held; zeros when it never was.

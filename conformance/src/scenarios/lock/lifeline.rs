@@ -80,8 +80,8 @@ impl Lifeline {
 }
 
 impl Calls {
-    /// A lease begins at the earliest when it was asked for, and a call reaches the store at the latest when it
-    /// is answered: whatever stood still in between, so far it surely lives.
+    /// A lease begins at the earliest when it was asked for, and a call reaches the store at the latest when
+    /// it is answered: whatever stood still in between, so far it surely lives.
     fn life(&self, lease: Duration) -> Life {
         // Clocks of stores count milliseconds, and need not run as fast as this one.
         let sure = u64::try_from((lease - lease / 10).as_micros()).unwrap_or(u64::MAX);

@@ -162,7 +162,8 @@ impl Script for PausedHolderCannotWrite {
     }
 }
 
-/// The first process is killed with sessions open; the others take them over. What it had not committed is nowhere.
+/// The first process is killed with sessions open; the others take them over. What it had not committed is
+/// nowhere.
 pub(super) struct KilledHolderFreesInTime;
 
 impl Script for KilledHolderFreesInTime {

@@ -13,8 +13,8 @@ use session_core::{ErrorKind, Grant};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Renewals must come in time, which a machine that is slow prevents: such a round proves nothing, and is tried
-/// again with a longer lease.
+/// Renewals must come in time, which a machine that is slow prevents: such a round proves nothing, and is
+/// tried again with a longer lease.
 const LEASES: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(600),
@@ -40,15 +40,15 @@ pub(super) struct RenewalOutlivesTheLease;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Part {
-    /// When the holder was done with its work, the longest time for which the machine or the store stood still
-    /// meanwhile, and what its own calls say of the lease.
+    /// When the holder was done with its work, the longest time for which the machine or the store stood
+    /// still meanwhile, and what its own calls say of the lease.
     Holder { left: u64, stall: u64, life: Life },
     /// When the next one was inside.
     Next { entered: u64 },
 }
 
-/// Sleeps until then and looks again and again at how long that takes, together with a call to the store that does nothing: how long,
-/// in microseconds, the longest one took.
+/// Sleeps until then and looks again and again at how long that takes, together with a call to the store that
+/// does nothing: how long, in microseconds, the longest one took.
 async fn watch(task: &Task<Part>, id: &Id, until: Instant) -> Trial<u64> {
     let nobodys = Grant::new(id.key()?, task.token()?);
     let (mut longest, mut last) = (0, now());

@@ -18,8 +18,9 @@ pub(super) const LEASE: Duration = Duration::from_millis(300);
 /// How long the next one waits for a lease that is not renewed.
 pub(super) const WAIT: Duration = Duration::from_secs(6);
 
-/// The first one's renewals do not reach the store; it goes on when the next one has written. Each has a process of its own, where
-/// there are several, and in any case sessions of its own: in one queue the next one would wait for the first one's end.
+/// The first one's renewals do not reach the store; it goes on when the next one has written. Each has a
+/// process of its own, where there are several, and in any case sessions of its own: in one queue the next
+/// one would wait for the first one's end.
 pub(super) struct StaleHolderCannotWrite;
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -17,7 +17,8 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
 
-/// Two queues: that of a process, which is first in, first out; and the store's, where contenders of several processes meet.
+/// Two queues: that of a process, which is first in, first out; and the store's, where contenders of several
+/// processes meet.
 ///
 /// For the second one each task has sessions of its own, as if it were a process.
 pub(super) struct WaitersAreAllServed;
@@ -44,8 +45,9 @@ impl WaitersAreAllServed {
     /// How many wait in the queue of a process.
     const QUEUE: usize = 12;
 
-    /// How many may be served while one waits. In a perfect queue, each of the others once. Where the store cannot wake its waiters
-    /// they come and look, and who has looked in vain for long must be let in before long.
+    /// How many may be served while one waits. In a perfect queue, each of the others once. Where the store
+    /// cannot wake its waiters they come and look, and who has looked in vain for long must be let in before
+    /// long.
     fn bound(ranks: usize) -> usize {
         40 + 10 * (ranks - 1)
     }
@@ -169,7 +171,8 @@ pub(super) const CROWD: usize = 8;
 /// How many of the others may wait.
 pub(super) const MOST: usize = 3;
 
-/// The holder stays until all that are too many have been refused, so that who was refused was refused at once.
+/// The holder stays until all that are too many have been refused, so that who was refused was refused at
+/// once.
 pub(super) struct TooManyWaitersAreRefused;
 
 impl TooManyWaitersAreRefused {

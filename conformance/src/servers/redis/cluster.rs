@@ -17,7 +17,8 @@ impl RedisCluster {
     /// Starts them; returns when each of them finds the cluster complete.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] when redis-server is not installed, otherwise when they do not come together.
+    /// [`io::ErrorKind::NotFound`] when redis-server is not installed, otherwise when they do not come
+    /// together.
     pub async fn start() -> io::Result<Self> {
         let (mut nodes, mut names, mut buses) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..3_u16 {
@@ -92,7 +93,8 @@ impl RedisCluster {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    /// Says that the slot is on its way from one node to another. From now on each of its keys is on one of the two.
+    /// Says that the slot is on its way from one node to another. From now on each of its keys is on one of
+    /// the two.
     ///
     /// # Errors
     /// When a node refuses.

@@ -18,10 +18,12 @@ pub struct RedisSentinels {
 }
 
 impl RedisSentinels {
-    /// Starts them; returns when the sentinels know the replicas and each other, so that a failover is possible.
+    /// Starts them; returns when the sentinels know the replicas and each other, so that a failover is
+    /// possible.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] when redis-server is not installed, otherwise when they do not come together.
+    /// [`io::ErrorKind::NotFound`] when redis-server is not installed, otherwise when they do not come
+    /// together.
     pub async fn start() -> io::Result<Self> {
         let primary = RedisServer::start().await?;
         let port = primary.address().port();

@@ -1,5 +1,6 @@
-//! The control: read, change, write back, whatever is there by now. What most session stores do, made here on the driver contract, which has no
-//! such verb: a write that is refused is sent again with the version that is there.
+//! The control: read, change, write back, whatever is there by now. What most session stores do, made here on
+//! the driver contract, which has no such verb: a write that is refused is sent again with the version that
+//! is there.
 
 use crate::Work;
 use axum::{

@@ -1,12 +1,14 @@
-//! A small shop that shows the race: a page fires requests in parallel, and shows what each strategy kept of them, and how long it took.
+//! A small shop that shows the race: a page fires requests in parallel, and shows what each strategy kept of
+//! them, and how long it took.
 //!
 //! ```sh
 //! cargo run -p examples --bin cart                        # in memory
 //! cargo run -p examples --bin cart -- file:///tmp/shop    # in files
 //! ```
 //!
-//! Then open <http://127.0.0.1:3000>. The three shops differ in one word each: `Session` (the default) runs requests in parallel and loses nothing,
-//! `ExclusiveSession` queues them, and `blind` is what most session stores do; there is no such thing in the library, so it is made here.
+//! Then open <http://127.0.0.1:3000>. The three shops differ in one word each: `Session` (the default) runs
+//! requests in parallel and loses nothing, `ExclusiveSession` queues them, and `blind` is what most session
+//! stores do; there is no such thing in the library, so it is made here.
 
 mod blind;
 
@@ -61,7 +63,8 @@ async fn empty(session: Session) -> Result<(), Rejection> {
     Ok(session.insert(CART, &Vec::new())?)
 }
 
-/// A shop with a session of its own. (`insecure`, since not every browser takes a `Secure` cookie from `http://127.0.0.1`.)
+/// A shop with a session of its own. (`insecure`, since not every browser takes a `Secure` cookie from
+/// `http://127.0.0.1`.)
 fn shop(store: &Store, name: &str) -> examples::Result<Router> {
     let sessions = Sessions::builder(store.clone()).lock_wait(Duration::from_secs(60)).build()?;
     let add = if name == "exclusive" { post(add_exclusively) } else { post(add) };

@@ -1,11 +1,12 @@
-//! Login as it should be: a new id at every change of privilege, a CSRF token in every form, flash messages, an idle timeout and a cap,
-//! a list of the user's sessions, logout here and everywhere.
+//! Login as it should be: a new id at every change of privilege, a CSRF token in every form, flash messages,
+//! an idle timeout and a cap, a list of the user's sessions, logout here and everywhere.
 //!
 //! ```sh
 //! cargo run -p examples --bin login      # then open http://127.0.0.1:3000; the password is "demo"
 //! ```
 //!
-//! Any backend that keeps an index of users will do: all but memcached, where the list and "log out everywhere" are `Unsupported`.
+//! Any backend that keeps an index of users will do: all but memcached, where the list and "log out
+//! everywhere" are `Unsupported`.
 
 use axum::{
     Form, Router,
@@ -26,8 +27,8 @@ use std::time::Duration;
 const USER: Key<String> = Key::new("user");
 const FAILED: Key<u32> = Key::new("failed");
 
-/// Of one session, which shows that parallel guesses give no more tries. It stops nobody who takes a new session for each guess: a real
-/// login counts by user and by address.
+/// Of one session, which shows that parallel guesses give no more tries. It stops nobody who takes a new
+/// session for each guess: a real login counts by user and by address.
 const MOST_FAILED: u32 = 5;
 
 /// Whoever is logged in. It shares the handler's session: no further round trip.
