@@ -1,7 +1,7 @@
 //! One connection to one server, shared by all: dialled by whoever needs it, and again after it was lost.
 //!
-//! Why not the `redis` crate's `ConnectionManager`: it cannot say whether a failed command was sent, it does not look for
-//! the primary again, and a connection that only hangs is never given up.
+//! Why not the `redis` crate's `ConnectionManager`: it cannot say whether a failed command was sent, it does
+//! not look for the primary again, and a connection that only hangs is never given up.
 
 use crate::config::{Node, RedisConfig, Secret};
 use redis::{
@@ -41,8 +41,9 @@ impl Failure {
 
     /// What the error of a command that was sent says about its effect.
     ///
-    /// Redis refuses a write on a replica, while loading, or without memory at the first writing command of a script: none
-    /// of ours has done anything by then. But any of its commands may be forbidden to a user: `NOPERM` is not among these.
+    /// Redis refuses a write on a replica, while loading, or without memory at the first writing command of a
+    /// script: none of ours has done anything by then. But any of its commands may be forbidden to a user:
+    /// `NOPERM` is not among these.
     pub(crate) fn of(error: RedisError) -> Self {
         let refused = matches!(
             code(&error).as_deref(),
@@ -221,7 +222,8 @@ impl Events {
     }
 }
 
-/// Owned by the task that drives a connection: however that ends (cut, or with its runtime), the connection is lost.
+/// Owned by the task that drives a connection: however that ends (cut, or with its runtime), the connection
+/// is lost.
 struct Lost(Events);
 
 impl Drop for Lost {
@@ -308,8 +310,8 @@ impl Link {
         self.0.dialer.dial_for_messages(&node, listener).await
     }
 
-    /// After these a new connection is better than the old one: it was lost, it hangs, or the server is no primary (any
-    /// more). Who still waits for a reply on it goes on waiting: it is not closed.
+    /// After these a new connection is better than the old one: it was lost, it hangs, or the server is no
+    /// primary (any more). Who still waits for a reply on it goes on waiting: it is not closed.
     fn judge(&self, live: &Live, error: RedisError) -> Failure {
         let failure = Failure::of(error);
         let replica = matches!(failure.code().as_deref(), Some("READONLY" | "MASTERDOWN"));
@@ -354,7 +356,8 @@ impl Link {
         }
     }
 
-    /// Tries until it works or the time to connect is over, on a task of its own: a caller that gives up ends nothing.
+    /// Tries until it works or the time to connect is over, on a task of its own: a caller that gives up ends
+    /// nothing.
     async fn dial(self, send: watch::Sender<Dialled>) {
         let deadline = Instant::now() + self.0.dialer.config().connect_timeout;
         let mut pause = REDIAL.0;
@@ -381,8 +384,16 @@ impl Link {
         let node = self.0.finder.find(&self.0.dialer).await?;
         let events = Events::none();
         let lost = Arc::clone(&events.lost);
-        Ok(Live { connection: self.0.dialer.dial(&node, events).await?, lost })
+        let connection = self.0.dialer.dial(&node, events.clone()).await?;
+        tokio::spawn(ring(self.0.dialer.config().response_timeout / 2, events));
+        Ok(Live { connection, lost })
     }
+}
+
+/// Sets a timer again and again as long as a connection lives. tokio wakes its driver, by a system call, for a
+/// timer that is to ring before all others; with this one the timers of commands never are.
+async fn ring(pause: Duration, connection: Events) {
+    while tokio::time::timeout(pause, connection.ended()).await.is_err() {}
 }
 
 /// A version like 7.0.15, from `INFO`.
