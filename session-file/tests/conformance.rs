@@ -3,7 +3,7 @@
 use session_conformance::{Instance, Suite, worker, worker::Program};
 use session_core::{LockingStore, Result};
 use session_file::{FileConfig, FileStore};
-use std::{env, sync::Arc};
+use std::{env, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 #[tokio::main]
@@ -15,8 +15,10 @@ async fn main() {
     Suite::new(|| async { fresh() }).backend("file").workers(workers).run().await.assert_passed();
 }
 
+/// How fast the disk is has no part in any claim.
 fn open(path: &str) -> Result<Arc<dyn LockingStore>> {
-    Ok(Arc::new(FileStore::open(FileConfig::new(path))?))
+    let config = FileConfig::new(path).busy_timeout(Duration::from_secs(30));
+    Ok(Arc::new(FileStore::open(config)?))
 }
 
 fn fresh() -> Result<Instance> {

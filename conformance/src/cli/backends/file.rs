@@ -48,6 +48,10 @@ impl Running for Files {
         let mut url =
             Url::from_file_path(dir.path()).map_err(|()| Error::new(ErrorKind::Invalid, "connect"))?;
         url.set_query(self.url.as_ref().and_then(Url::query));
+        // How fast the disk is has no part in any claim.
+        if !url.query_pairs().any(|(option, _)| option == "busy_timeout") {
+            url.query_pairs_mut().append_pair("busy_timeout", "30s");
+        }
         Ok(Instance::new(session_store::connect(url.as_str()).await?)
             .guard(dir)
             .address(url)

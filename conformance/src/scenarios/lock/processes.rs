@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use session_core::{ErrorKind, Result};
 use std::time::Duration;
 
-pub(super) const PAUSED_LEASE: Duration = Duration::from_millis(500);
+/// Long enough that no renewal is under way when the process is stopped: a store of files would have to wait for
+/// the file that it has locked in that moment.
+pub(super) const PAUSED_LEASE: Duration = Duration::from_secs(2);
 pub(super) const KILLED_LEASE: Duration = Duration::from_secs(2);
 pub(super) const KILLED_WAIT: Duration = KILLED_LEASE.saturating_add(Duration::from_secs(8));
 
