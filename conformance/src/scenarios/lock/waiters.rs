@@ -45,6 +45,10 @@ impl WaitersAreAllServed {
     /// How many wait in the queue of a process.
     const QUEUE: usize = 12;
 
+    /// Long enough for the others to be back in the queue, though tokio's timers make the shortest pause one or
+    /// two milliseconds: a lock that goes to whoever came last then leaves one of three waiting to the end.
+    const HELD: Duration = Duration::from_millis(4);
+
     /// How many may be served while one waits. In a perfect queue, each of the others once. Where the store
     /// cannot wake its waiters they come and look, and who has looked in vain for long must be let in before
     /// long.
@@ -112,7 +116,7 @@ impl Script for WaitersAreAllServed {
                 let mut request = system.request(turn.id).await?;
                 entered = now();
                 request.change("count", Change::Add(1)).await?;
-                sleep(Duration::from_millis(1)).await; // long enough for the others to be back in the queue
+                sleep(Self::HELD).await;
                 request.commit().await
             };
             let written = write.await;
