@@ -2,7 +2,7 @@
 //! As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
 
 use session_conformance::{
-    Instance, Progress, Suite,
+    Instance, Progress, Report, Suite,
     servers::postgres::{PgBouncer, PostgresServer},
     worker,
     worker::Program,
@@ -23,38 +23,53 @@ async fn main() -> Result<()> {
     if env::args().nth(1).as_deref() == Some("worker") {
         worker::serve(|url| async move { open(&url).await }).await;
     }
-    let (server, pooler) = match servers().await {
+    // Side by side, each with a server of its own, which is paused and restarted: most of the time is spent waiting
+    // for leases to end.
+    let (advisory, lease, pooled) = tokio::join!(
+        run("postgres", "advisory", false, |suite| suite),
+        run("postgres, lease", "lease", false, |suite| suite.processes(1)),
+        run("pgbouncer, lease", "lease", true, |suite| suite.processes(4)),
+    );
+    for report in [advisory?, lease?, pooled?].iter().flatten() {
+        report.assert_passed();
+    }
+    Ok(())
+}
+
+/// `None` without a server.
+async fn run(
+    backend: &'static str,
+    lock: &'static str,
+    pooled: bool,
+    set: impl FnOnce(Suite) -> Suite,
+) -> Result<Option<Report>> {
+    let (server, pooler) = match servers(pooled).await {
         Ok(servers) => servers,
         Err(error) if env::var("SESSION_REQUIRE").is_ok_and(|names| names.contains("postgres")) => {
             return Err(Error::unavailable("conformance", error));
         }
         Err(error) => {
-            eprintln!("ABSENT, nothing was tested: {error}");
-            return Ok(());
+            eprintln!("ABSENT, {backend} was not tested: {error}");
+            return Ok(None);
         }
     };
+    let address = pooler.as_ref().map_or(server.address(), PgBouncer::address);
     let program = env::current_exe().map_err(|error| Error::unavailable("conformance", error))?;
-    let suite = |backend, address, lock| {
-        let server = server.clone();
-        Suite::new(move || fresh(server.clone(), address, lock))
-            .backend(backend)
-            .workers(Program::new(&program, ["worker"]))
-            .scenarios(env::args().skip(1).filter(|pattern| pattern.contains('/')))
-            .watch(|progress| {
-                if let Progress::Ends(cell) = progress {
-                    println!("{}", cell.line());
-                }
-            })
-    };
-    suite("postgres", server.address(), "advisory").run().await.assert_passed();
-    suite("postgres, lease", server.address(), "lease").processes(1).run().await.assert_passed();
-    suite("pgbouncer, lease", pooler.address(), "lease").processes(4).run().await.assert_passed();
-    Ok(())
+    let suite = Suite::new(move || fresh(server.clone(), address, lock))
+        .backend(backend)
+        .workers(Program::new(&program, ["worker"]))
+        .scenarios(env::args().skip(1).filter(|pattern| pattern.contains('/')))
+        .watch(|progress| {
+            if let Progress::Ends(cell) = progress {
+                println!("{}", cell.line());
+            }
+        });
+    Ok(Some(set(suite).run().await))
 }
 
-async fn servers() -> io::Result<(PostgresServer, PgBouncer)> {
+async fn servers(pooled: bool) -> io::Result<(PostgresServer, Option<PgBouncer>)> {
     let server = PostgresServer::start().await?;
-    let pooler = PgBouncer::start(&server, &[]).await?;
+    let pooler = if pooled { Some(PgBouncer::start(&server, &[]).await?) } else { None };
     Ok((server, pooler))
 }
 
