@@ -2,7 +2,7 @@
 //! As `… worker` this program is one of the four. An argument with a `/` in it chooses scenarios.
 
 use session_conformance::{
-    Instance, Progress, Report, Suite,
+    Instance, Progress, Report, Strategy, Suite,
     servers::postgres::{PgBouncer, PostgresServer},
     worker,
     worker::Program,
@@ -18,19 +18,23 @@ use std::{
     },
 };
 
+const RIGHT: [Strategy; 3] = [Strategy::Write, Strategy::Exclusive, Strategy::Driver];
+const CONTROLS: [Strategy; 2] = [Strategy::Blind, Strategy::LockOnly];
+
 #[tokio::main]
 async fn main() -> Result<()> {
     if env::args().nth(1).as_deref() == Some("worker") {
         worker::serve(|url| async move { open(&url).await }).await;
     }
     // Side by side, each with a server of its own, which is paused and restarted: most of the time is spent waiting
-    // for leases to end.
-    let (advisory, lease, pooled) = tokio::join!(
-        run("postgres", "advisory", false, |suite| suite),
-        run("postgres, lease", "lease", false, |suite| suite.processes(1)),
-        run("pgbouncer, lease", "lease", true, |suite| suite.processes(4)),
+    // for leases to end. The controls have a lock, and no business with its mode: once is enough.
+    let (advisory, lease, pooled, controls) = tokio::join!(
+        run("postgres", "advisory", false, |suite| suite.strategies(RIGHT)),
+        run("postgres, lease", "lease", false, |suite| suite.strategies(RIGHT).processes(1)),
+        run("pgbouncer, lease", "lease", true, |suite| suite.strategies(RIGHT).processes(4)),
+        run("postgres, controls", "advisory", false, |suite| suite.strategies(CONTROLS)),
     );
-    for report in [advisory?, lease?, pooled?].iter().flatten() {
+    for report in [advisory?, lease?, pooled?, controls?].iter().flatten() {
         report.assert_passed();
     }
     Ok(())
