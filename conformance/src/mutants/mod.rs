@@ -356,7 +356,7 @@ pub const ALL: &[Mutant] = &[
     Mutant {
         name: "waits_without_end",
         wrong: "waits for a lock for an hour longer than it is told to",
-        convicted_by: &["lock/wait_limit_is_kept_and_typed"],
+        convicted_by: &["lock/wait_limit_is_kept_and_typed", "lock/colliding_keys_do_not_deadlock"],
         over: waits::waits_without_end,
     },
     Mutant {

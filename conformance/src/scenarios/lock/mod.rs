@@ -1,5 +1,6 @@
 //! Leases: who holds a lock, for how long, and what a former holder may still do.
 
+mod crosswise;
 mod deaf;
 mod holders;
 mod lifeline;
@@ -100,6 +101,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Convictor::Mutant("a_connection_for_each_lock"),
     )
     .strategies(Strategy::DRIVER),
+    Scenario::new::<crosswise::CollidingKeysDoNotDeadlock>(
+        "lock/colliding_keys_do_not_deadlock",
+        "two sessions whose keys differ in one bit are locked crosswise: each wait ends, each keeps its own record",
+        Convictor::Mutant("waits_without_end"),
+    )
+    .strategies(Strategy::DRIVER)
+    .cap(40)
+    .tasks(2)
+    .overlap(10),
 ];
 
 /// How much later than it should a thing may happen on a busy machine before it is called too late.
