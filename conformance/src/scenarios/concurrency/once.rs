@@ -5,7 +5,7 @@ use crate::{
     Judgement, Strategy,
     history::{Chain, Fork},
     scenario::{Batch, Findings, Lab, Script, Task, Turn},
-    system::{Change, values},
+    system::{Change, Settings, values},
     trouble::Trial,
 };
 use serde::{Deserialize, Serialize};
@@ -256,7 +256,9 @@ impl Script for ClaimedEffectHappensOnce {
         if task.rank() > 1 {
             return Ok(());
         }
-        let (system, slow) = (task.system(), task.rank() == 0);
+        let slow = task.rank() == 0;
+        // The other one is to succeed, also on a machine that stands still for a while.
+        let system = if slow { task.system() } else { task.system_with(Settings::DEFAULT)? };
         for (session, batch) in plan.iter().enumerate() {
             for round in 0..batch.ops.div_ceil(2) {
                 let (claim, looked, acted) = (

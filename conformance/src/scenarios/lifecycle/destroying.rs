@@ -200,6 +200,9 @@ impl Script for RevokeAllBeatsWriters {
     type Note = Act;
 
     async fn setup(lab: &Lab) -> Trial<Vec<Id>> {
+        if lab.ranks() < 2 {
+            return Err(Trouble::unproven("one task alone has no writers against it"));
+        }
         let ids = rounds(lab, &values([("counter", 0.into())])).await?;
         let mut sessions = Vec::new();
         for id in ids {

@@ -23,14 +23,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         Convictor::BLIND,
     )
     .strategies(BLIND_AND_PRODUCT)
-    .cap(80),
+    .cap(80)
+    .overlap(10),
     Scenario::new::<destroying::DestroyWhileWaitersQueue>(
         "lifecycle/destroy_while_waiters_queue",
         "the next lock holder sees that the session is gone",
         Convictor::Mutant("unlocks_before_it_deletes"),
     )
     .strategies(&[Strategy::Exclusive])
-    .cap(40),
+    .cap(40)
+    .overlap(10),
     Scenario::check::<identity::UnknownIdIsNotAdopted>(
         "lifecycle/unknown_id_is_not_adopted",
         "opening an id that nobody issued creates nothing and keeps nothing of it",
@@ -54,13 +56,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "two rotations at once: one new id, no third living record; data intact, also what was committed meanwhile; the old id dead (or within its grace)",
         Convictor::BLIND,
     )
-    .cap(60),
+    .cap(60)
+    .overlap(10),
     Scenario::new::<rotating::DestroyFollowsRotation>(
         "lifecycle/destroy_follows_rotation",
         "logout with the old cookie during a rotation ends the new session too",
         Convictor::BLIND,
     )
-    .cap(60),
+    .cap(60)
+    .overlap(10),
     Scenario::check::<identity::AnIdIsInsertedOnce>(
         "lifecycle/an_id_is_inserted_once",
         "a delayed, repeated insert never brings a destroyed session back",
