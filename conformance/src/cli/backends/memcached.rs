@@ -3,7 +3,7 @@
 //! memcached cannot list its keys, so what a cell leaves on a user's server goes with its time, as everything
 //! there does.
 
-use super::{Running, Started};
+use super::{Running, Started, namespace, place};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
@@ -16,7 +16,6 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    process,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -36,7 +35,10 @@ struct Memcached {
 pub(super) fn start(url: Option<String>) -> Pin<Box<dyn Future<Output = Started> + Send>> {
     Box::pin(async {
         let memcached = match url {
-            Some(url) => Memcached::new(url, format!("conformance-{}-", process::id()), None),
+            Some(url) => match namespace() {
+                Ok(name) => Memcached::new(url, format!("conformance-{name}-"), None),
+                Err(error) => return Started::Absent(error.to_string()),
+            },
             None => match private().await {
                 Ok(server) => Memcached::new(server.url(), "cell-".to_owned(), Some(Arc::new(server))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -67,7 +69,7 @@ impl Running for Memcached {
     fn describe(&self) -> String {
         match &self.server {
             Some(server) => format!("private, {}", server.address()),
-            None => self.url.clone(),
+            None => place(&self.url),
         }
     }
 

@@ -13,7 +13,7 @@ mod redis;
 
 use async_trait::async_trait;
 use session_conformance::{Instance, scenario::Need};
-use session_core::{Error, ErrorKind, Result};
+use session_core::{Error, ErrorKind, Random as _, Result, SystemRandom};
 use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, thread};
 
 /// A backend by name.
@@ -97,6 +97,20 @@ impl Drop for Cleaner {
             Err(_) => eprintln!("something of this run is left on the server"),
         }
     }
+}
+
+/// What no other run on the same server is called: in containers, all have the same process id.
+fn namespace() -> Result<String> {
+    let mut bytes = [0; 8];
+    SystemRandom.fill(&mut bytes)?;
+    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
+}
+
+/// Where a server is, for the report: without its user's name and password, and without options, of which some
+/// are secrets, too.
+fn place(url: &str) -> String {
+    let place = url.split('?').next().unwrap_or_default();
+    place.rsplit('@').next().unwrap_or_default().to_owned()
 }
 
 /// All of them, in the order of the matrix.

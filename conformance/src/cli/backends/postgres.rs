@@ -1,6 +1,6 @@
 //! PostgreSQL: a private cluster, or the user's server, on which each cell gets a schema of its own.
 
-use super::{Cleaner, Running, Started};
+use super::{Cleaner, Running, Started, namespace, place};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
@@ -12,7 +12,6 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    process,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -31,7 +30,10 @@ struct Postgres {
 pub(super) fn start(url: Option<String>) -> Pin<Box<dyn Future<Output = Started> + Send>> {
     Box::pin(async {
         let postgres = match url {
-            Some(url) => Postgres::new(url, format!("conformance_{}_", process::id()), None),
+            Some(url) => match namespace() {
+                Ok(name) => Postgres::new(url, format!("conformance_{name}_"), None),
+                Err(error) => return Started::Absent(error.to_string()),
+            },
             None => match private().await {
                 Ok(server) => Postgres::new(server.url(), "cell_".to_owned(), Some(Arc::new(server))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -62,8 +64,7 @@ impl Running for Postgres {
     fn describe(&self) -> String {
         match &self.server {
             Some(server) => format!("private, {}", server.address()),
-            // Without the user's name and password.
-            None => self.url.rsplit('@').next().unwrap_or_default().to_owned(),
+            None => place(&self.url),
         }
     }
 

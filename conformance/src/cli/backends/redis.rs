@@ -1,6 +1,6 @@
 //! Redis: a private server, or the user's, on which each cell gets a prefix of its own.
 
-use super::{Cleaner, Running, Started};
+use super::{Cleaner, Running, Started, namespace, place};
 use async_trait::async_trait;
 use session_conformance::{
     Instance,
@@ -16,7 +16,6 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    process,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -57,8 +56,7 @@ enum Missing {
 impl Redis {
     fn at(url: String) -> Result<Self, Missing> {
         let config = RedisConfig::from_url(&url).map_err(Missing::Usage)?;
-        // Another run on the same server must not meet this one.
-        let prefix = format!("{}conformance-{}-", config.prefix, process::id());
+        let prefix = format!("{}conformance-{}-", config.prefix, namespace().map_err(Missing::Usage)?);
         Ok(Self { url, prefix, cells: AtomicU32::new(0), server: None })
     }
 
@@ -74,8 +72,7 @@ impl Running for Redis {
     fn describe(&self) -> String {
         match &self.server {
             Some(server) => format!("private, {}", server.address()),
-            // Without the user's name and password.
-            None => self.url.rsplit('@').next().unwrap_or_default().to_owned(),
+            None => place(&self.url),
         }
     }
 
