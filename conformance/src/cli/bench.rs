@@ -5,7 +5,9 @@ use super::{
     args::BenchArgs,
     backends::{Backend, Running, Started},
     broken_off::BrokenOff,
-    by_hand, describe, failed, output, usage,
+    by_hand, describe, failed,
+    output::{Files, say},
+    usage,
 };
 use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,18 +17,14 @@ use session_conformance::{
 };
 use session_core::Result;
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     sync::Arc,
 };
 use tokio::runtime::Builder;
 use url::Url;
 
 pub(super) async fn run(args: &BenchArgs) -> i32 {
-    let files = (output::create(args.json.as_deref()), output::create(args.html.as_deref()));
-    let (Ok(json), Ok(html)) = files else {
-        let (json, html) = files;
-        usage(&json.and(html).err().unwrap_or_default());
-    };
+    let files = Files::create(args.json.as_deref(), args.html.as_deref()).unwrap_or_else(|why| usage(&why));
     // In a runtime of its own, with a core left for the servers: where tasks move between more threads than
     // there are free cores, what is measured is the scheduler.
     let (workers, measured) = (args.workers(), args.clone());
@@ -51,19 +49,9 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
         Err(error) => return failed(&error),
     };
     let written = report.map_err(|error| error.to_string()).and_then(|report| {
-        let write = || -> io::Result<()> {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{report}\nseed {}", report.header.seed)?;
-            if let Some(mut json) = json {
-                serde_json::to_writer_pretty(&mut json, &report)?;
-                writeln!(json)?;
-            }
-            if let Some(mut html) = html {
-                html.write_all(report.to_html(None).as_bytes())?;
-            }
-            Ok(())
-        };
-        write().map_err(|error| error.to_string())
+        let written = files.write(&report, || report.to_html(None));
+        let said = say(&format!("{report}\nseed {}\n", report.header.seed));
+        said.and(written).map_err(|error| error.to_string())
     });
     match written {
         Ok(()) => PASSED,

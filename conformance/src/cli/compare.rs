@@ -1,6 +1,6 @@
 //! Whether runs agree: a suite whose verdict depends on the day convicts nobody.
 
-use super::{FAILED, PASSED, usage};
+use super::{FAILED, PASSED, said, usage};
 use session_conformance::{Cell, Report};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -21,18 +21,19 @@ pub(super) fn run(paths: &[PathBuf]) -> i32 {
         .iter()
         .filter(|(_, verdicts)| verdicts.len() > 1 || verdicts.values().sum::<usize>() != reports.len())
         .collect();
+    let mut text = String::new();
     for (cell, verdicts) in &differing {
         let counts: Vec<_> = verdicts.iter().map(|(verdict, times)| format!("{verdict} {times}")).collect();
-        println!("{cell}: {} of {} runs", counts.join(", "), reports.len());
+        text += &format!("{cell}: {} of {} runs\n", counts.join(", "), reports.len());
     }
     let bad: usize = reports.iter().flat_map(|report| &report.cells).filter(|cell| cell.is_bad()).count();
-    println!(
-        "{} runs of {} cells: {} with verdicts that differ, {bad} times FAIL or unknown where nothing may be lost",
+    text += &format!(
+        "{} runs of {} cells: {} with verdicts that differ, {bad} times FAIL or unknown where nothing may be lost\n",
         reports.len(),
         verdicts.len(),
         differing.len()
     );
-    if differing.is_empty() && bad == 0 { PASSED } else { FAILED }
+    said(&text, if differing.is_empty() && bad == 0 { PASSED } else { FAILED })
 }
 
 fn verdicts(reports: &[Report]) -> Verdicts {

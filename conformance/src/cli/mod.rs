@@ -28,10 +28,7 @@ const ABSENT: i32 = 3;
 pub(crate) async fn main() -> i32 {
     match Args::parse().command {
         Command::Run(args) => run(&args).await,
-        Command::List => {
-            output::list();
-            PASSED
-        }
+        Command::List => said(&output::list(), PASSED),
         Command::Compare { reports } => compare::run(&reports),
         Command::Bench(args) => bench::run(&args).await,
         Command::Report(args) => report::run(&args),
@@ -62,6 +59,11 @@ async fn run(args: &RunArgs) -> i32 {
         Ok(()) => exit_code(&report, &args.require),
         Err(error) => failed(&error),
     }
+}
+
+/// This code, if the text could be said.
+fn said(text: &str, code: i32) -> i32 {
+    output::say(text).map_or_else(|error| failed(&error), |()| code)
 }
 
 fn failed(error: &dyn std::error::Error) -> i32 {

@@ -2,6 +2,7 @@
 
 use super::{args::RunArgs, backends::Backend};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use session_conformance::{Cell, Progress, Report, Suite, Verdict, scenarios};
 use std::{
     fs::File,
@@ -15,19 +16,47 @@ const WIDTH: usize = 100;
 /// Where a run reports to.
 pub(super) struct Output {
     bar: Option<ProgressBar>,
+    files: Files,
+}
+
+/// The files that were asked for.
+pub(super) struct Files {
     json: Option<File>,
     html: Option<File>,
 }
 
+impl Files {
+    /// Opens them now: an hour later is too late to say that one cannot be written.
+    pub(super) fn create(json: Option<&Path>, html: Option<&Path>) -> Result<Self, String> {
+        let create = |path: &Path| File::create(path).map_err(|error| format!("{}: {error}", path.display()));
+        Ok(Self { json: json.map(create).transpose()?, html: html.map(create).transpose()? })
+    }
+
+    pub(super) fn write(self, report: &impl Serialize, page: impl FnOnce() -> String) -> io::Result<()> {
+        if let Some(mut json) = self.json {
+            serde_json::to_writer_pretty(&mut json, report)?;
+            writeln!(json)?;
+        }
+        self.html.map_or(Ok(()), |mut html| html.write_all(page().as_bytes()))
+    }
+}
+
+/// Says it on the standard output. That nobody listens any more (`| head`) is no failure.
+pub(super) fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
+    }
+}
+
 impl Output {
-    /// Opens the files now: an hour later is too late to say that one cannot be written.
     pub(super) fn open(args: &RunArgs) -> Result<Self, String> {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        let (json, html) = (create(args.json.as_deref())?, create(args.html.as_deref())?);
-        Ok(Self { bar, json, html })
+        Ok(Self { bar, files: Files::create(args.json.as_deref(), args.html.as_deref())? })
     }
 
     pub(super) fn absent(&self, cell: &Cell) {
@@ -62,34 +91,21 @@ impl Output {
         })
     }
 
-    /// The matrix, the files, and how to run again what is bad.
-    pub(super) fn finish(mut self, report: &Report, args: &RunArgs) -> io::Result<()> {
-        if let Some(bar) = self.bar.take() {
+    /// The files, the matrix, and how to run again what is bad.
+    pub(super) fn finish(self, report: &Report, args: &RunArgs) -> io::Result<()> {
+        if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
-        let mut out = io::stdout().lock();
-        write!(out, "{}", report.to_text(width()))?;
-        writeln!(out, "\nseed {}", report.header.seed)?;
+        let written = self.files.write(report, || report.to_html());
+        let mut text = format!("{}\nseed {}\n", report.to_text(width()), report.header.seed);
         for (scenario, cap) in capped(report) {
-            writeln!(out, "capped: {scenario} at {cap} operations")?;
+            text += &format!("capped: {scenario} at {cap} operations\n");
         }
         for cell in report.cells.iter().filter(|cell| cell.is_bad()) {
-            writeln!(out, "again: {}", again(report, cell, args))?;
+            text += &format!("again: {}\n", again(report, cell, args));
         }
-        out.flush()?;
-        if let Some(mut json) = self.json.take() {
-            serde_json::to_writer_pretty(&mut json, report)?;
-            writeln!(json)?;
-        }
-        if let Some(mut html) = self.html.take() {
-            html.write_all(report.to_html().as_bytes())?;
-        }
-        Ok(())
+        say(&text).and(written)
     }
-}
-
-pub(super) fn create(path: Option<&Path>) -> Result<Option<File>, String> {
-    path.map(|path| File::create(path).map_err(|error| format!("{}: {error}", path.display()))).transpose()
 }
 
 /// The scenarios that ran, with fewer operations than were asked for. One that was chosen and ran nowhere is
@@ -127,21 +143,20 @@ fn width() -> usize {
 }
 
 /// Every scenario with its claim, its strategies and who breaks it.
-pub(super) fn list() {
-    let mut group = "";
+pub(super) fn list() -> String {
+    let (mut text, mut group) = (String::new(), "");
     for scenario in scenarios::all() {
         if scenario.group() != group {
             group = scenario.group();
-            println!("\n{group}");
+            text += &format!("\n{group}\n");
         }
         let strategies: Vec<_> = scenario.runs_with().iter().map(|strategy| strategy.name()).collect();
-        println!("  {}\n      {}", scenario.name(), scenario.claim());
-        print!("      {}; convicts {}", strategies.join(", "), scenario.convictor());
-        match scenario.most_operations() {
-            Some(cap) => println!("; at most {cap} operations"),
-            None => println!(),
-        }
+        let cap = scenario.most_operations().map(|cap| format!("; at most {cap} operations"));
+        text += &format!("  {}\n      {}\n", scenario.name(), scenario.claim());
+        text += &format!("      {}; convicts {}", strategies.join(", "), scenario.convictor());
+        text += &format!("{}\n", cap.unwrap_or_default());
     }
+    text
 }
 
 #[cfg(test)]
