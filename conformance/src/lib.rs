@@ -20,7 +20,7 @@
 //!
 //! With a program of workers ([`Suite::workers`], [`worker::serve`]) each scenario also runs in several
 //! processes, and with a [`ServerControl`](servers::ServerControl) the faults of a server are tried. What
-//! cannot be tried is `absent` in the report, never `pass`. `examples/dir_store.rs` is a whole store of a
+//! cannot be tried is `absent` in the report, never `pass`. `examples/dir_store/` is a whole store of a
 //! third party with its suite.
 //!
 //! How it works, from the outside in: [`Suite`] crosses [scenarios] with [strategies](Strategy) and numbers

@@ -189,7 +189,7 @@ impl Report {
     #[expect(clippy::panic, reason = "this is how a test fails")]
     pub fn assert_passed(&self) {
         if !self.passed() {
-            panic!("the store does not pass\n\n{self}");
+            panic!("the store does not pass (seed {})\n\n{self}", self.header.seed);
         }
     }
 
