@@ -94,7 +94,8 @@ impl Deref for Session {
 /// A lease can run out under its holder: an effect that must happen *once* is claimed by a
 /// [`commit`](Session::commit) before it is performed, as [`session_core::Sessions::exclusive`] shows. With
 /// [`OnBusy::ReadOnly`](session_core::OnBusy::ReadOnly) look at [`access`](session_core::Session::access)
-/// first: the session may be for reading only.
+/// first: the session may be for reading only. A request that has had its session before, in a middleware for
+/// one, asks for the lock later than it opened: then who cannot have it is told `Busy` in either case.
 #[derive(Clone, Debug)]
 pub struct ExclusiveSession(pub(crate) Session);
 

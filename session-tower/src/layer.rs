@@ -44,7 +44,8 @@ type Client = Arc<dyn Fn(&Parts) -> String + Send + Sync>;
 /// `http_body_util::Full<Bytes>`; map others to one of these).
 ///
 /// - An answer from 100 to 499 commits: what a failed login has counted is kept. 101 commits before the
-///   upgrade. An answer from 500 on discards, and so does a [`Rejection`](crate::Rejection).
+///   upgrade. An answer from 500 on discards, and so do a [`Rejection`](crate::Rejection) and 408: that is what
+///   a timeout around the handler says, which has dropped it half-way.
 /// - Success means stored: when the commit fails, its [`Rejection`](crate::Rejection) is the response, and
 ///   not the handler's.
 /// - A commit that has begun runs to its end, also when the client disconnects. A handler whose client
@@ -259,7 +260,10 @@ where
 
 /// Whether what the handler did to the session is to be stored.
 pub(crate) fn keeps<B>(response: &Response<B>) -> bool {
-    !response.status().is_server_error() && response.extensions().get::<Failure>().is_none()
+    let status = response.status();
+    // What a timeout has cut off is not what the handler meant to store.
+    let is_whole = !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT;
+    is_whole && response.extensions().get::<Failure>().is_none()
 }
 
 /// The handler's response, or what is said instead; with the cookie, if that changes.

@@ -92,6 +92,8 @@ struct State {
     found: bool,
     /// It knows what its client looks like.
     bound: bool,
+    /// The cookie named the session of another client.
+    foreign: bool,
     /// The handler has had it under the lock.
     exclusive: bool,
     /// It was asked for with the lock and is for reading only, by
@@ -104,7 +106,7 @@ struct State {
     ended: bool,
     /// The commit was refused because of another request.
     conflicted: bool,
-    /// Reruns under contention: writers take the lock, too.
+    /// Reruns under contention take the lock from the first look on.
     locks: bool,
     /// The response is on its way, or nobody waits for it any more.
     over: bool,
@@ -137,7 +139,7 @@ impl Slot {
                 return Err(Error::new(ErrorKind::Unavailable, "open")
                     .with_context("this request has gone on without the store"));
             }
-            let wanted = if state.locks && access == Access::Write { Access::Exclusive } else { access };
+            let wanted = if state.locks { Access::Exclusive } else { access };
             (state.session.clone(), wanted, state.downgraded)
         };
         let (session, found) = match present {
@@ -160,8 +162,8 @@ impl Slot {
             session.discard();
             return Err(over());
         }
-        if let Some(Found { named, bound }) = found {
-            (state.found, state.bound) = (named, bound);
+        if let Some(Found { named, bound, foreign }) = found {
+            (state.found, state.bound, state.foreign) = (named, bound, foreign);
             state.session = Some(session.clone());
         }
         if access == Access::Exclusive {
@@ -174,27 +176,28 @@ impl Slot {
     }
 
     async fn find(&self, access: Access) -> Result<(session_core::Session, Found)> {
-        let sessions = &self.config.sessions;
+        let (sessions, mut foreign) = (&self.config.sessions, false);
         if let Some(id) = &self.presented
             && let Some(session) = sessions.open(id, access).await?
         {
             let Some(client) = &self.client else {
-                return Ok((session, Found { named: true, bound: false }));
+                return Ok((session, Found { named: true, bound: false, foreign }));
             };
             match session.get(CLIENT).inspect_err(|_| session.discard())? {
                 Some(bound) if bound != *client => {
                     // Not ended: whoever has copied a cookie could log its owner out.
                     tracing::warn!("a session was presented by another client than it was made for");
                     session.discard();
+                    foreign = true;
                 }
-                bound => return Ok((session, Found { named: true, bound: bound.is_some() })),
+                bound => return Ok((session, Found { named: true, bound: bound.is_some(), foreign })),
             }
         }
         // The id of the cookie is never adopted, and the cookie stays: a late response must not remove the
         // one that a rotation has set meanwhile.
         let session = sessions.create();
         session.upgrade(access).await?; // nobody knows its id, so there is no lock to wait for
-        Ok((session, Found { named: false, bound: false }))
+        Ok((session, Found { named: false, bound: false, foreign }))
     }
 
     pub(crate) async fn read(&self) -> Result<ReadSession> {
@@ -268,7 +271,7 @@ impl Slot {
         }
         let logout = {
             let state = self.state();
-            state.ends && !state.found && !state.ended
+            state.ends && !state.found && !state.ended && !state.foreign
         };
         if logout && let Some(id) = &self.presented {
             // There is no such session any more, but it may have been rotated while this request was under
@@ -327,6 +330,7 @@ impl Slot {
 struct Found {
     named: bool,
     bound: bool,
+    foreign: bool,
 }
 
 /// Stores what was done even when the one who waits for it goes away.

@@ -4,7 +4,14 @@ use crate::{
     backends::{Backend, on_each_backend},
     support::{Client, Gate, Site},
 };
-use axum::{Router, body::Body, http::Response, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    http::Response,
+    middleware::{Next, from_fn},
+    response::IntoResponse,
+    routing::get,
+};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
@@ -27,6 +34,7 @@ on_each_backend!(
     nothing_is_asked_of_the_store_for_nothing,
     a_server_error_discards_and_a_client_error_commits,
     a_handler_may_leave_out_what_it_did,
+    what_a_timeout_has_cut_off_is_not_stored,
     a_panic_stores_nothing_and_frees_the_lock,
     a_client_that_goes_away_frees_the_lock,
     what_outlives_its_request_holds_nothing,
@@ -122,6 +130,24 @@ async fn a_server_error_discards_and_a_client_error_commits<B: Backend>() {
         client.get(&site.b, path).await;
         assert_eq!(site.stored_value(&client, COUNT).await, Some(count), "{path}");
     }
+}
+
+async fn what_a_timeout_has_cut_off_is_not_stored<B: Backend>() {
+    let half = async |session: Session| {
+        session.update(COUNT, |count| *count += 1)?;
+        std::future::pending::<Result<(), Rejection>>().await
+    };
+    let hurry = async |request, next: Next| {
+        let answer = tokio::time::timeout(Duration::from_millis(50), next.run(request)).await;
+        answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+    };
+    let site =
+        Site::<B>::start(move |layer| routes().route("/half", get(half).layer(from_fn(hurry))).layer(layer))
+            .await;
+    let client = Client::default();
+    client.get(&site.a, "/count").await;
+    assert_eq!(client.get(&site.a, "/half").await.status, StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(client.get(&site.b, "/look").await.body, "Some(1)");
 }
 
 async fn a_handler_may_leave_out_what_it_did<B: Backend>() {

@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use axum::{
-    Router,
+    Extension, Router,
     extract::Path,
     routing::{get, post},
 };
@@ -15,7 +15,9 @@ use http::{Method, StatusCode};
 use http_body_util::StreamBody;
 use session_conformance::wrapper::{Wrapper, wrap};
 use session_core::{Grant, Key, LockingStore, MemoryLock, Pair, Put, Released, Replaced, Sessions, Version};
-use session_tower::{ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionLayer};
+use session_tower::{
+    ExclusiveSession, ReadSession, Rejection, RetryLayer, Session, SessionHandle, SessionLayer,
+};
 use std::{
     sync::{
         Arc,
@@ -32,6 +34,7 @@ const NAME: Key<String> = Key::new("name");
 on_each_backend!(
     updates_are_all_kept,
     read_and_written_under_the_retry_layer_is_all_kept,
+    a_look_before_is_no_obstacle_to_the_retry_layer,
     read_and_written_without_it_is_kept_or_refused,
     exclusive_excludes_across_servers,
     carts_keep_what_each_request_adds,
@@ -62,10 +65,18 @@ async fn count_by_hand(session: Session) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// The same in a request that has looked at the session before, as a middleware does.
+async fn count_after_a_look(Extension(handle): Extension<SessionHandle>) -> Result<(), Rejection> {
+    handle.read().await?.get(COUNT)?;
+    tokio::task::yield_now().await;
+    count_by_hand(handle.write().await?).await
+}
+
 fn counters(layer: SessionLayer) -> Router {
     Router::new()
         .route("/by-hand", get(count_by_hand))
         .route("/by-hand-again", get(count_by_hand).layer(RetryLayer::default()))
+        .route("/looked-again", get(count_after_a_look).layer(RetryLayer::default()))
         .route("/update", get(count))
         .route("/start", get(start))
         .layer(layer)
@@ -103,6 +114,14 @@ async fn read_and_written_under_the_retry_layer_is_all_kept<B: Backend>() {
     let client = Client::default();
     client.get(&site.a, "/start").await;
     assert_eq!(eight_at_once(&site, &client, "/by-hand-again").await, 160);
+    assert_eq!(site.stored_value(&client, COUNT).await, Some(160));
+}
+
+async fn a_look_before_is_no_obstacle_to_the_retry_layer<B: Backend>() {
+    let site = Site::<B>::start(counters).await;
+    let client = Client::default();
+    client.get(&site.a, "/start").await;
+    assert_eq!(eight_at_once(&site, &client, "/looked-again").await, 160);
     assert_eq!(site.stored_value(&client, COUNT).await, Some(160));
 }
 
