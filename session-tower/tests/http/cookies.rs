@@ -41,7 +41,7 @@ fn routes() -> Router {
         .route("/look", get(look))
         .route("/nothing", get(async |_: Session| ()))
         .route("/plain", get(async || ()))
-        .route("/logout", get(async |session: Session| Ok::<_, Rejection>(session.destroy()?)))
+        .route("/leave", get(async |session: Session| Ok::<_, Rejection>(session.destroy()?)))
 }
 
 fn app(layer: SessionLayer) -> Router {
@@ -157,7 +157,7 @@ async fn a_session_is_bound_to_its_client<B: Backend>() {
     from_agent(&site, &client, "fox", "/count").await;
     let thief = client.copy();
     assert_eq!(from_agent(&site, &thief, "wolf", "/look").await.body, "nobody");
-    from_agent(&site, &thief, "wolf", "/logout").await;
+    from_agent(&site, &thief, "wolf", "/leave").await;
     from_agent(&site, &thief, "wolf", "/count").await;
     assert_ne!(thief.cookie(), client.cookie());
     assert_eq!(from_agent(&site, &client, "fox", "/look").await.body, "Some(1)");
