@@ -297,25 +297,24 @@ impl Writer<'_> {
     /// The record as it is now: was this commit applied, may it be sent (again), and on what?
     async fn rebase(&mut self, stored: Stored) -> Result<Verdict> {
         let mut found = self.core.decode(stored).await?;
-        loop {
-            if found.commits().contains(&self.commit) {
-                self.uncertain = false;
-                return Ok(Verdict::Applied);
-            }
-            if found.version() == self.base.version {
-                return Ok(Verdict::Send);
-            }
-            // Another version: a write of the old one can no longer land. But was it applied, and are its
-            // traces gone?
-            if self.uncertain
-                && !self.base.live.commits.last().is_some_and(|last| found.commits().contains(last))
-            {
-                return Err(
-                    Error::new(ErrorKind::Unavailable, "commit").with_context("too many commits since")
-                );
-            }
+        if found.commits().contains(&self.commit) {
             self.uncertain = false;
-            self.withdraw().await;
+            return Ok(Verdict::Applied);
+        }
+        if found.version() == self.base.version {
+            return Ok(Verdict::Send);
+        }
+        // Another version: a write of the old one can no longer land. But was it applied, and are its traces
+        // gone?
+        if self.uncertain && !self.base.live.commits.last().is_some_and(|last| found.commits().contains(last))
+        {
+            return Err(Error::new(ErrorKind::Unavailable, "commit").with_context("too many commits since"));
+        }
+        self.uncertain = false;
+        self.withdraw().await;
+        // A tombstone has the commits of its successor's first version, so all that was to be known is known.
+        // The base's version is of the old key: nothing is compared with it under another one.
+        loop {
             match found {
                 Found::Live(fresh) => return self.replay(fresh),
                 Found::Tombstone(_, tombstone) => found = self.follow(&tombstone).await?,

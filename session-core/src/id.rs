@@ -113,8 +113,8 @@ impl PrincipalKey {
 }
 
 /// Opaque: 16 bytes, compared for equality alone, never used twice for one key, also not after a delete, a
-/// restart, a rollback or a failover. So it is random, not counted. (memcached's own cas number is the
-/// exception, sound because ids are inserted once.)
+/// restart, a rollback or a failover. So the drivers draw it at random; a number that a backend counts must
+/// keep that promise, too. Two keys may have the same version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version([u8; 16]);
 

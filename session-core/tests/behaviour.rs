@@ -14,6 +14,7 @@ use session_core::{
     Sessions, SessionsBuilder,
 };
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -617,6 +618,37 @@ async fn an_exclusive_request_does_not_go_on_under_another_id() {
     increment(&exclusive).unwrap();
     world.sessions.update(&world.id, Session::rotate).await.unwrap();
     assert_kind!(exclusive.commit().await, Gone);
+}
+
+/// The versions of a backend that counts them for each record, in the order in which they are drawn.
+#[derive(Debug)]
+struct Counted(Mutex<VecDeque<u8>>);
+
+impl Random for Counted {
+    fn fill(&self, buffer: &mut [u8]) -> Result<()> {
+        buffer.fill(self.0.lock().unwrap().pop_front().expect("another version was drawn"));
+        Ok(())
+    }
+}
+
+/// A version says nothing about another key's: the one under the new id is no sign that nothing has changed.
+#[tokio::test(start_paused = true)]
+async fn a_rotation_to_a_record_of_the_same_version_loses_nothing() {
+    let clock = TokioClock::start();
+    // The old record, the new one, the tombstone; what is refused, and what is written under the new id.
+    let versions = Counted(Mutex::new(VecDeque::from([1, 1, 2, 3, 2])));
+    let store = MemoryStore::new(clock.clone(), Arc::new(versions));
+    let sessions = builder(store, &clock).rotation_grace(seconds(30)).build().unwrap();
+    let id = new_session(&sessions).await;
+    let rotating = sessions.open(&id, Access::Write).await.unwrap().unwrap();
+    let late = sessions.open(&id, Access::Write).await.unwrap().unwrap();
+    increment(&rotating).unwrap();
+    increment(&late).unwrap();
+    rotating.rotate().unwrap();
+    rotating.commit().await.unwrap();
+    late.commit().await.unwrap();
+    assert_eq!(late.id(), rotating.id());
+    assert_eq!(count(&sessions, &late.id().unwrap()).await, Some(2));
 }
 
 // Users.
