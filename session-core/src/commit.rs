@@ -287,6 +287,7 @@ impl Writer<'_> {
                     record: Arc::clone(&self.record),
                 },
                 ttl: put.ttl,
+                known: Instant::now(),
                 principal: put.principal,
             });
             turn.leave(written);

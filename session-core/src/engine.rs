@@ -44,8 +44,9 @@ impl Core {
     pub(crate) async fn decode(&self, stored: Stored) -> Result<Found> {
         telemetry::loaded(stored.data.len());
         let Stored { version, data, ttl, principal } = stored;
+        let known = Instant::now();
         Ok(match Envelope::decode(data, self.settings.limits).await? {
-            Envelope::Live(live) => Found::Live(Base { version, live, ttl, principal }),
+            Envelope::Live(live) => Found::Live(Base { version, live, ttl, known, principal }),
             Envelope::Tombstone(tombstone) => Found::Tombstone(version, tombstone),
         })
     }
@@ -162,7 +163,7 @@ impl Core {
     pub(crate) async fn touch_if_due(&self, key: &StorageKey, base: &Base) -> Option<Duration> {
         let idle = self.settings.idle_timeout?;
         let ttl = self.ttl(base.live.deadline).ok()?;
-        if base.ttl.saturating_add(idle / 10) > ttl {
+        if base.left().saturating_add(idle / 10) > ttl {
             return None;
         }
         match self.store.touch(key, base.version, ttl).await {
@@ -193,7 +194,8 @@ impl Core {
             match self.store.insert(&id.storage_key(), &put).await {
                 Ok(Inserted::Created(version)) => {
                     telemetry::committed(put.data.len());
-                    return Ok((id, Base { version, live, ttl, principal }));
+                    let known = Instant::now();
+                    return Ok((id, Base { version, live, ttl, known, principal }));
                 }
                 Ok(Inserted::Exists) if taken == MAX_TAKEN => {
                     return Err(Error::new(ErrorKind::Random, "commit")

@@ -5,14 +5,25 @@ use crate::{
     envelope::{Commits, Live, Tombstone},
 };
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A session as it was found: what a commit builds on.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
     pub(crate) version: Version,
     pub(crate) live: Live,
+    /// How long it had left at `known`.
     pub(crate) ttl: Duration,
+    /// When it was loaded or written.
+    pub(crate) known: Instant,
     pub(crate) principal: Option<PrincipalKey>,
+}
+
+impl Base {
+    /// How long it has left by now, if nobody has used it since.
+    pub(crate) fn left(&self) -> Duration {
+        self.ttl.saturating_sub(self.known.elapsed())
+    }
 }
 
 /// What stands under a key.

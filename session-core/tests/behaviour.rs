@@ -548,6 +548,18 @@ async fn a_touch_comes_when_a_tenth_has_passed() {
     assert!(sessions.read(&id).await.unwrap().is_some(), "the commit has slid it");
 }
 
+/// What is left is what is left at the commit, however long the request has taken.
+#[tokio::test(start_paused = true)]
+async fn a_long_request_without_a_change_slides_it_too() {
+    let world = world_with(|builder| builder.idle_timeout(seconds(60))).await;
+    for access in [Access::Write, Access::Read, Access::Write] {
+        let poll = world.open(access).await;
+        sleep(seconds(50)).await;
+        poll.commit().await.unwrap();
+        assert_eq!(poll.renewed(), Some(seconds(60)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fixed_lifetime_does_not_slide() {
     let world = world_with(|builder| builder.fixed_lifetime(seconds(100))).await;
