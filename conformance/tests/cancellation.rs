@@ -42,12 +42,20 @@ struct Forgetful(MemoryLock);
 
 #[async_trait]
 impl SessionLock for Forgetful {
-    async fn acquire(&self, key: &StorageKey, _: Token, lease: Duration, wait: Duration) -> Result<Acquired> {
-        // A token of its own: what was asked for with the caller's cannot be released with it.
-        let token = Token::random(&session_core::SystemRandom)?;
-        let acquired = self.0.acquire(key, token, lease, wait).await;
+    async fn acquire(
+        &self,
+        key: &StorageKey,
+        asked: Token,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Acquired> {
+        // A token of its own at first: what is held with that cannot be released with the caller's.
+        let own = Token::random(&session_core::SystemRandom)?;
+        let acquired = self.0.acquire(key, own, lease, wait).await?;
         tokio::task::yield_now().await;
-        acquired
+        let Acquired::Granted(grant) = acquired else { return Ok(acquired) };
+        let (Released::Freed | Released::Lost) = self.0.release(&grant).await?;
+        self.0.acquire(key, asked, lease, Duration::ZERO).await
     }
 
     async fn renew(&self, grant: &Grant, lease: Duration) -> Result<Renewed> {

@@ -4,7 +4,8 @@
 //! a reply, the record itself tells whether the commit was applied.
 
 use crate::{
-    Effect, Error, ErrorKind, PrincipalKey, Put, Replaced, Result, SessionId, StorageKey, Stored, Version,
+    Effect, Error, ErrorKind, PrincipalKey, Put, Released, Replaced, Result, SessionId, StorageKey, Stored,
+    Version,
     engine::{Core, MAX_LOST_REPLIES},
     envelope::{CommitId, Commits, Envelope, Grace, Live, Tombstone},
     found::{Base, Found},
@@ -65,8 +66,12 @@ impl Core {
             return Ok(Committed { id: None, record, renewed: None });
         }
         if !rotate && record == base.live.record && principal.is_none_or(|new| base.principal == Some(new)) {
-            if let Some(hold) = hold {
-                hold.release().await;
+            if let Some(hold) = hold
+                && hold.release().await == Some(Released::Lost)
+                && exclusive
+            {
+                // There was nothing to store, but what was done under the lock was not done alone.
+                return Err(lock_lost());
             }
             let renewed = self.touch_if_due(&key, &base).await;
             return Ok(Committed { id: Some(id), record, renewed });
@@ -377,14 +382,13 @@ impl Writer<'_> {
             }
             return Ok(Verdict::Send);
         }
-        let lost = || Error::new(ErrorKind::LockLost, "commit");
         if !self.uncertain {
-            return Err(lost());
+            return Err(lock_lost());
         }
         // An earlier copy of this write may have come before the lease ran out.
-        let found = self.look_up(lost()).await?;
+        let found = self.look_up(lock_lost()).await?;
         match self.rebase(found).await {
-            Ok(Verdict::Send) | Err(_) => Err(lost()),
+            Ok(Verdict::Send) | Err(_) => Err(lock_lost()),
             Ok(applied) => Ok(applied),
         }
     }
@@ -456,4 +460,8 @@ impl Writer<'_> {
 
 fn gone() -> Error {
     Error::new(ErrorKind::Gone, "commit")
+}
+
+fn lock_lost() -> Error {
+    Error::new(ErrorKind::LockLost, "commit")
 }

@@ -1,7 +1,7 @@
 //! A lock that is held: renewed while it is, released when it is not, whatever happens to its holder.
 
 use crate::{
-    Grant, LockingStore, StorageKey, Token,
+    Grant, LockingStore, Released, StorageKey, Token,
     queue::Place,
     renewal::{Renewal, Renewals, Renewing},
 };
@@ -33,11 +33,13 @@ impl Hold {
         &self.held.grant
     }
 
-    /// Frees the lock before it returns; in the background when this future is dropped.
-    pub(crate) async fn release(mut self) {
+    /// Frees the lock before it returns; in the background when this future is dropped. What the store said:
+    /// [`Released::Lost`] when the lease had run out; `None` when it did not answer.
+    pub(crate) async fn release(mut self) -> Option<Released> {
         self.renewing = None;
-        release(&*self.held.store, &self.held.grant).await;
+        let released = release(&*self.held.store, &self.held.grant).await;
         self.held.disarm();
+        released
     }
 
     /// The store has released it already, or it is lost: nothing is left to do.
@@ -91,10 +93,14 @@ impl Drop for Asked {
     }
 }
 
-/// Both outcomes are fine here, and a store that does not answer lets the lease run out.
-async fn release(store: &dyn LockingStore, grant: &Grant) {
-    if let Err(error) = store.release(grant).await {
-        tracing::warn!(%error, "a lock could not be released; it ends with its lease");
+/// `None`: the store does not answer, and lets the lease run out.
+async fn release(store: &dyn LockingStore, grant: &Grant) -> Option<Released> {
+    match store.release(grant).await {
+        Ok(released) => Some(released),
+        Err(error) => {
+            tracing::warn!(%error, "a lock could not be released; it ends with its lease");
+            None
+        }
     }
 }
 

@@ -432,7 +432,8 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was stored: [`Conflict`](ErrorKind::Conflict), [`Gone`](ErrorKind::Gone),
-    /// [`LockLost`](ErrorKind::LockLost), [`Busy`](ErrorKind::Busy) (another's lease outlived `lock_wait`),
+    /// [`LockLost`](ErrorKind::LockLost) (of an exclusive session, also when nothing was changed),
+    /// [`Busy`](ErrorKind::Busy) (another's lease outlived `lock_wait`),
     /// [`TooLarge`](ErrorKind::TooLarge), whatever a rerun closure ends with, and the store's. Only when the
     /// [effect](Error::effect) is [`Unknown`](crate::Effect::Unknown) it may be stored, or may be later: a
     /// reply was lost, and could not be looked up.

@@ -182,8 +182,8 @@ impl Sessions {
     /// the lock.
     ///
     /// A lease can run out under its holder (a process that was stopped, a network that is gone): then the
-    /// commit says [`ErrorKind::LockLost`] and stores nothing, but the effect has happened. So an effect that
-    /// must happen *once* is claimed by a commit before it is performed:
+    /// commit says [`ErrorKind::LockLost`] and stores nothing, also when nothing was changed, but the effect
+    /// has happened. So an effect that must happen *once* is claimed by a commit before it is performed:
     ///
     /// ```
     /// # use session_core::{Key, MemoryStore, Sessions};

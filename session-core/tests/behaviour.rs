@@ -10,8 +10,8 @@ mod faulty;
 use environment::{Seeded, TokioClock};
 use faulty::{Fate, Faulty};
 use session_core::{
-    Access, ErrorKind, Key, LockingStore, MemoryLock, MemoryStore, Pair, Random, Result, Session, SessionId,
-    Sessions, SessionsBuilder,
+    Access, Effect, ErrorKind, Key, LockingStore, MemoryLock, MemoryStore, Pair, Random, Result, Session,
+    SessionId, Sessions, SessionsBuilder,
 };
 use std::{
     collections::VecDeque,
@@ -266,6 +266,48 @@ async fn a_handler_that_hangs_does_not_lock_for_ever() {
     assert!(start.elapsed() <= seconds(2), "{:?}", start.elapsed());
     assert_kind!(hangs.commit().await, LockLost);
     assert_eq!(world.count().await, Some(1));
+}
+
+/// It may have had a side effect, and there is no write that would be refused.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_lost_is_told_to_who_changed_nothing() {
+    let world = world().await;
+    let hangs = world.open(Access::Exclusive).await;
+    sleep(seconds(20)).await; // beyond max_hold
+    let error = assert_kind!(hangs.commit().await, LockLost);
+    assert_eq!(error.effect(), Effect::None);
+    let overtaken = async |_: &Session| {
+        sleep(seconds(20)).await;
+        world.elsewhere().exclusive(&world.id, async |session| increment(session)).await
+    };
+    assert_kind!(world.sessions.exclusive(&world.id, overtaken).await, LockLost);
+    world.sessions.exclusive(&world.id, async |_| Ok(())).await.unwrap();
+    assert_eq!(world.count().await, Some(1));
+}
+
+/// An update has no side effects: where it takes the lock, that is to come to an end.
+#[tokio::test(start_paused = true)]
+async fn an_update_that_changed_nothing_does_not_mind_a_lost_lock() {
+    let clock = TokioClock::start();
+    let inner = MemoryStore::new(clock.clone(), Seeded::new(1));
+    let others = builder(inner.clone(), &clock).build().unwrap();
+    let id = new_session(&others).await;
+    let (by, of) = (others.clone(), id.clone());
+    let store = Faulty::new(inner, move |call| match call {
+        "load" => {
+            let (others, id) = (by.clone(), of.clone());
+            Fate::GOOD.then(|| async move { others.update(&id, increment).await.unwrap() })
+        }
+        "release" => Fate { latency: LEASE * 2, ..Fate::GOOD },
+        _ => Fate::GOOD,
+    });
+    let sessions = builder(store, &clock).build().unwrap();
+    let conflicts = |session: &Session| match session.get(COUNT)?.unwrap() {
+        seen @ 0..3 => session.insert(COUNT, &(seen + 1)),
+        _ => Ok(()),
+    };
+    sessions.update(&id, conflicts).await.unwrap();
+    assert_eq!(count(&others, &id).await, Some(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -329,6 +329,16 @@ async fn a_lock_that_was_lost_before_the_write_is_an_error_without_effect() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_without_a_reply_is_not_a_lock_that_was_lost() {
+    for fate in [REPLY_LOST, REQUEST_LOST, REFUSED] {
+        let world = world().await;
+        world.meets("release", fate);
+        world.sessions.exclusive(&world.id, async |_| Ok(())).await.unwrap();
+        assert_eq!(world.count().await, Some(0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exclusive_reply_lost_under_the_next_holders_write_is_found() {
     let world = world().await;
     world.meets("replace_and_release", world.others_increment(REPLY_LOST, 3));
