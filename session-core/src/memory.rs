@@ -30,6 +30,9 @@ use tokio::{sync::Notify, time::Instant};
 /// The longest record, in bytes.
 const MAX_VALUE: usize = 16 << 20;
 
+/// Thirty years: longer than anybody waits, and within what an [`Instant`] can hold.
+const FAR: Duration = Duration::from_hours(24 * 365 * 30);
+
 /// Sessions in a map behind a mutex: every method is one critical section without an await.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
@@ -115,7 +118,7 @@ impl MemoryStore {
         wait: Duration,
         only_live: bool,
     ) -> Taken {
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(FAR);
         let waiting = Waiting::enter(self, key);
         loop {
             let taken = self.state().take(key, token, lease, self.clock.now(), only_live);
@@ -124,7 +127,7 @@ impl MemoryStore {
             if now >= deadline {
                 return taken;
             }
-            let lease_end = now + held.retry_after.unwrap_or_default();
+            let lease_end = now + held.retry_after.unwrap_or_default().min(FAR);
             // A permit is kept for whoever comes late, and passed on by whoever leaves: no wake-up is lost.
             drop(tokio::time::timeout_at(deadline.min(lease_end), waiting.freed.notified()).await);
         }
@@ -346,8 +349,11 @@ impl SessionIndex for MemoryStore {
         };
         let state = self.state();
         let all = state.index.get(principal).into_iter().flatten();
-        let mut keys: Vec<_> =
-            all.filter(|key| after.is_none_or(|after| **key > after)).take(limit + 1).copied().collect();
+        let mut keys: Vec<_> = all
+            .filter(|key| after.is_none_or(|after| **key > after))
+            .take(limit.saturating_add(1))
+            .copied()
+            .collect();
         let more = keys.len() > limit;
         keys.truncate(limit);
         let next = keys.last().filter(|_| more).map(|key| Bytes::copy_from_slice(key.as_bytes()));
@@ -361,7 +367,7 @@ impl SessionSweeper for MemoryStore {
         let now = self.clock.now();
         let mut state = self.state();
         let expired = state.records.iter().filter(|(_, record)| record.expires <= now);
-        let mut keys: Vec<_> = expired.map(|(key, _)| *key).take(limit + 1).collect();
+        let mut keys: Vec<_> = expired.map(|(key, _)| *key).take(limit.saturating_add(1)).collect();
         let more = keys.len() > limit;
         keys.truncate(limit);
         for key in &keys {
@@ -459,5 +465,37 @@ impl SessionLock for MemoryLock {
 
     async fn release(&self, grant: &Grant) -> Result<Released> {
         self.0.release(grant).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What others call endless.
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_times_and_the_highest_limits_are_taken() -> Result<()> {
+        let store = MemoryStore::default();
+        let [key, expired] = [1, 2].map(|number| StorageKey::from_bytes([number; 32]));
+        let user = PrincipalKey::of("user");
+        for (key, ttl) in [(key, Duration::MAX), (expired, Duration::ZERO)] {
+            let put = Put::new(Bytes::new(), ttl).principal(Some(user));
+            assert!(matches!(store.insert(&key, &put).await?, Inserted::Created(_)));
+        }
+        assert_eq!(store.sweep(usize::MAX).await?, Swept { removed: 1, more: false });
+        let page = store.keys_of(&user, None, usize::MAX).await?;
+        assert_eq!((page.keys, page.next), (vec![key], None));
+
+        let ask = |number| {
+            let (store, token) = (store.clone(), Token::from_bytes([number; 16]));
+            async move { store.acquire(&key, token, Duration::MAX, Duration::MAX).await }
+        };
+        let Acquired::Granted(held) = ask(1).await? else { panic!("it is free") };
+        let waiting = tokio::spawn(ask(2));
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert!(!waiting.is_finished());
+        assert_eq!(store.release(&held).await?, Released::Freed);
+        assert!(matches!(waiting.await.expect("it has not panicked")?, Acquired::Granted(_)));
+        Ok(())
     }
 }
