@@ -223,10 +223,12 @@ impl Core {
     }
 
     /// Removes the session that this key leads to, from its end: the tombstones stand until it is gone, so
-    /// that a destroy that was cut can be repeated. Whether there was one.
+    /// that a destroy that was cut can be repeated, unless it has removed one by accident. Whether there was
+    /// one.
     ///
     /// # Errors
-    /// [`Effect::Unknown`] when a reply was lost and the record is gone now: it may have named a successor.
+    /// [`Effect::Unknown`] when a record is gone that may have named a successor: its reply was lost, it
+    /// could not be read, or the successor could not be reached.
     pub(crate) async fn destroy(&self, key: StorageKey) -> Result<bool> {
         Walk { core: self, key, hold: None, live: false, passed: Vec::new(), cut: false }.destroy().await
     }
@@ -279,8 +281,8 @@ struct Walk<'a> {
     live: bool,
     /// The tombstones behind.
     passed: Vec<StorageKey>,
-    /// One of them was removed by accident: a rotation had won by a moment. From there on nobody else finds
-    /// the way.
+    /// Something was removed. Unless that was the session it was a tombstone, by accident: a rotation had won
+    /// by a moment. From there on nobody else finds the way.
     cut: bool,
 }
 
@@ -305,6 +307,7 @@ impl Walk<'_> {
             let stored = if self.live {
                 let deleted = self.core.delete(&self.key, self.hold.take()).await?;
                 let Deleted::Removed(stored) = deleted else { return Ok(false) };
+                self.cut = true; // also when it cannot be read: then nobody knows what it was
                 stored
             } else {
                 let Some(stored) = self.core.load(&self.key).await? else { return Ok(false) };
@@ -314,9 +317,8 @@ impl Walk<'_> {
                 Found::Live(_) if self.live => return Ok(true),
                 Found::Live(_) => self.live = true,
                 Found::Tombstone(_, tombstone) => {
-                    match self.live {
-                        true => self.cut = true,
-                        false => self.passed.push(self.key),
+                    if !self.live {
+                        self.passed.push(self.key);
                     }
                     (self.key, self.live) = (tombstone.successor, false);
                 }

@@ -440,7 +440,8 @@ impl Session {
     ///
     /// # Cancellation
     /// Dropped, it is applied as a whole or not at all, and the session is closed. Dropped in the middle of a
-    /// rotation it may leave the client with a dead id: run it in a task of its own where clients disconnect.
+    /// rotation it may leave the client with a dead id, and a destroy that met another's rotation may leave
+    /// the new id alive: run it in a task of its own where clients disconnect.
     #[tracing::instrument(name = "session.commit", level = "debug", skip_all, err(level = "debug"))]
     pub async fn commit(&self) -> Result<()> {
         let work = self.with("commit", State::close)?;

@@ -224,11 +224,16 @@ impl Sessions {
     }
 
     /// Ends the session under this id, or the one that it was rotated into. Whether there was one. Two round
-    /// trips; it can be repeated when it was cut.
+    /// trips.
     ///
     /// # Errors
-    /// The store's. [`Effect::Unknown`](crate::Effect::Unknown): this id is dead, but a reply was lost that
-    /// may have named a successor.
+    /// The store's. [`Effect::Unknown`](crate::Effect::Unknown): this id is dead, but what stood under it may
+    /// have named a successor that still lives.
+    ///
+    /// # Cancellation
+    /// Dropped, it can be repeated; but not when a rotation came in between the two round trips. Then what
+    /// named the new id may be gone, and the next call finds none: run it in a task of its own where clients
+    /// disconnect.
     pub async fn destroy(&self, id: &SessionId) -> Result<bool> {
         self.0.destroy(id.storage_key()).await
     }
@@ -236,7 +241,7 @@ impl Sessions {
     /// The same by storage key, as [`Snapshot::storage_key`] tells it: "log out that device".
     ///
     /// # Errors
-    /// As for [`destroy`](Self::destroy).
+    /// As for [`destroy`](Self::destroy), and so is its cancellation.
     pub async fn revoke(&self, key: &StorageKey) -> Result<bool> {
         self.0.destroy(*key).await
     }

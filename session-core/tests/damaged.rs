@@ -11,8 +11,8 @@ use flate2::{Compression, write::DeflateEncoder};
 use inputs::{MAX_INFLATED, Stored, at_once, with_checksum};
 use proptest::prelude::*;
 use session_core::{
-    Access, Deleted, ErrorKind, Inserted, Key, MemoryStore, PrincipalKey, Put, SessionId, SessionStore as _,
-    Sessions, SystemRandom,
+    Access, Deleted, Effect, ErrorKind, Inserted, Key, MemoryStore, PrincipalKey, Put, SessionId,
+    SessionStore as _, Sessions, SystemRandom,
 };
 use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
@@ -188,6 +188,21 @@ fn what_is_damaged_is_never_rotated_renewed_or_taken_for_nothing() {
     assert_eq!(at_once(stored.sessions.destroy(&stored.id)).unwrap_err().kind(), ErrorKind::Damaged);
     stored.assert_refused(ErrorKind::Damaged);
     assert!(matches!(at_once(stored.store.delete(&stored.id.storage_key())), Ok(Deleted::Removed(_))));
+}
+
+/// Between the look and the delete something took its place that may have named a successor.
+#[test]
+fn what_was_removed_and_cannot_be_read_is_unknown() {
+    let stored = Stored::new(with_checksum([1, 0, 0, 0], &body(&[])));
+    let session = stored.open().unwrap().unwrap();
+    session.destroy().unwrap();
+    let key = stored.id.storage_key();
+    assert!(matches!(at_once(stored.store.delete(&key)), Ok(Deleted::Removed(_))));
+    let put = Put::new(Bytes::from_static(b"not one of ours"), Duration::from_mins(5));
+    assert!(matches!(at_once(stored.store.insert(&key, &put)), Ok(Inserted::Created(_))));
+    let error = at_once(session.commit()).unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Damaged, Effect::Unknown));
+    assert!(at_once(stored.store.load(&key)).unwrap().is_none());
 }
 
 /// Tombstones that lead in a circle: nobody wrote them, and nobody walks for ever.
