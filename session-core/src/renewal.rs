@@ -145,11 +145,14 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.over
-            && let Some(locks) = self.renewals.state().runtimes.get_mut(&self.runtime)
-        {
+        if self.over {
+            return;
+        }
+        let mut state = self.renewals.state();
+        if let Some(locks) = state.runtimes.get_mut(&self.runtime) {
             locks.watched = false;
         }
+        state.tidy(self.runtime); // its locks may have been the first to go
     }
 }
 
@@ -248,6 +251,13 @@ mod tests {
             assert!(matches!(ask(&store).await, Acquired::Granted(_)));
         });
         drop(kept);
+        assert!(renewals.state().runtimes.is_empty());
+    }
+
+    #[test]
+    fn a_runtime_that_ends_after_its_locks_leaves_nothing() {
+        let renewals = Arc::default();
+        runtime().block_on(async { drop(hold(&renewals).await) });
         assert!(renewals.state().runtimes.is_empty());
     }
 
