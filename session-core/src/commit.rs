@@ -95,6 +95,7 @@ impl Core {
             wants_lock: false,
             lock_free: false,
             replays: 0,
+            lock_refusals: 0,
             lost_replies: 0,
         };
         writer.run().await
@@ -123,6 +124,8 @@ struct Writer<'a> {
     /// The lock was not to be had where it is not needed: it is not asked for again.
     lock_free: bool,
     replays: u32,
+    /// How often the store has said that the lock is another's, or no longer this commit's.
+    lock_refusals: u32,
     lost_replies: u32,
 }
 
@@ -222,9 +225,10 @@ impl Writer<'_> {
         self.turn = self.core.queue.turn(&self.key, deadline).await;
         if let Some(last) = self.turn.as_ref().and_then(Turn::last)
             && last.version != self.base.version
+            && self.core.settings.max_replays > 0
         {
             // It may be older than what this request has loaded: the store decides, and a replay that fails
-            // here says nothing.
+            // here says nothing. Without replays there is no way back from it: then it is left alone.
             let mut record = (*last.live.record).clone();
             if self.log.replay(&mut record).is_ok() {
                 self.base = last.clone();
@@ -373,9 +377,10 @@ impl Writer<'_> {
         self.lock_is_over();
         if !self.exclusive {
             // Somebody's lease is alive: this commit waits for its place like everybody who wants the lock.
+            // That is no replay, but who loses the lock again and again must end, too.
             self.wants_lock = true;
-            self.replays += 1; // a lease that is lost again and again must end, too
-            if self.replays > self.core.settings.max_replays {
+            self.lock_refusals += 1;
+            if self.lock_refusals > self.core.settings.max_replays.max(1) {
                 return Err(
                     Error::new(ErrorKind::Busy, "commit").with_context("the lock was lost again and again")
                 );

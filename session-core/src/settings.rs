@@ -113,7 +113,9 @@ impl SessionsBuilder {
         self
     }
 
-    /// How often one commit is replayed on fresh data (32) before it is a conflict.
+    /// How often one commit is replayed on fresh data (32) before it is a conflict. To wait for the lock of
+    /// an exclusive request is no replay; a commit that is refused for the lock's sake more often than this
+    /// (and more than once) is [`ErrorKind::Busy`].
     pub fn max_replays(mut self, replays: u32) -> Self {
         self.settings.max_replays = replays;
         self

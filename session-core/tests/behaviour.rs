@@ -8,7 +8,7 @@ mod environment;
 mod faulty;
 
 use environment::{Seeded, TokioClock};
-use faulty::{Fate, Faulty};
+use faulty::{Arrives, Fate, Faulty, Reply};
 use session_core::{
     Access, Effect, ErrorKind, Key, LockingStore, MemoryLock, MemoryStore, Pair, Random, Result, Session,
     SessionId, Sessions, SessionsBuilder,
@@ -242,6 +242,35 @@ async fn a_hint_that_is_old_does_no_harm() {
     assert_eq!(world.count().await, Some(8));
 }
 
+/// Whoever may not replay stays with what was loaded: from an older hint there would be no way back.
+#[tokio::test(start_paused = true)]
+async fn a_hint_that_is_old_is_no_conflict_for_who_may_not_replay() {
+    let clock = TokioClock::start();
+    let inner = MemoryStore::new(clock.clone(), Seeded::new(1));
+    let elsewhere = builder(inner.clone(), &clock).build().unwrap();
+    let store = Faulty::new(inner, |call| {
+        let latency = if call == "replace" { seconds(1) } else { Duration::ZERO };
+        Fate { latency, ..Fate::GOOD }
+    });
+    let sessions = builder(store, &clock).max_replays(0).build().unwrap();
+    let id = new_session(&elsewhere).await;
+    let open = async || sessions.open(&id, Access::Write).await.unwrap().unwrap();
+    let [leaves_a_hint, loses] = [open().await, open().await];
+    increment(&leaves_a_hint).unwrap();
+    increment(&loses).unwrap();
+    let is_current = async {
+        sleep(Duration::from_millis(1_500)).await; // the second is under way, the hint of the first is there
+        elsewhere.update(&id, increment).await.unwrap();
+        let session = open().await;
+        increment(&session).unwrap();
+        session.commit().await
+    };
+    let (left, lost, stored) = tokio::join!(leaves_a_hint.commit(), loses.commit(), is_current);
+    left.and(stored).unwrap();
+    assert_kind!(lost, Conflict);
+    assert_eq!(count(&elsewhere, &id).await, Some(3));
+}
+
 // Leases.
 
 #[tokio::test(start_paused = true)]
@@ -328,6 +357,62 @@ async fn a_writer_waits_for_the_exclusive_one_and_loses_nothing() {
         held.and(written).unwrap();
         assert!(start.elapsed() >= seconds(1));
         assert_eq!(world.count().await, Some(2));
+    }
+}
+
+/// To wait for the lock is no replay; to build on what its holder has written is one.
+#[tokio::test(start_paused = true)]
+async fn a_writer_waits_for_the_exclusive_one_without_a_replay() {
+    for (max_replays, holder_writes) in [(0, false), (1, true)] {
+        let world = world().await;
+        let holder = world.open(Access::Exclusive).await;
+        let sessions = builder(world.store.clone(), &world.clock).max_replays(max_replays).build().unwrap();
+        let writer = sessions.open(&world.id, Access::Write).await.unwrap().unwrap();
+        increment(&writer).unwrap();
+        if holder_writes {
+            increment(&holder).unwrap();
+        }
+        let holds = async {
+            sleep(seconds(1)).await;
+            holder.commit().await
+        };
+        let (held, written) = tokio::join!(holds, writer.commit());
+        held.and(written).unwrap();
+        assert_eq!(world.count().await, Some(1 + u32::from(holder_writes)));
+    }
+}
+
+/// A machine that stands still loses each lock that it gets before its write arrives.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_loses_each_lock_comes_to_an_end() {
+    for (max_replays, locks) in [(0, 1), (1, 1), (3, 3)] {
+        let clock = TokioClock::start();
+        let inner = MemoryStore::new(clock.clone(), Seeded::new(1));
+        let others = builder(inner.clone(), &clock).build().unwrap();
+        let id = new_session(&others).await;
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        let store = Faulty::new(inner, move |call| match call {
+            "acquire_and_load" => {
+                counted.fetch_add(1, Relaxed);
+                Fate::GOOD
+            }
+            "renew" => Fate::new(Arrives::Never, Reply::Lost),
+            "replace_and_release" => Fate { latency: LEASE * 2, ..Fate::GOOD },
+            _ => Fate::GOOD,
+        });
+        let sessions = builder(store, &clock).max_replays(max_replays).build().unwrap();
+        let holder = others.open(&id, Access::Exclusive).await.unwrap().unwrap();
+        let writer = sessions.open(&id, Access::Write).await.unwrap().unwrap();
+        increment(&writer).unwrap();
+        let holds = async {
+            sleep(seconds(1)).await;
+            holder.discard();
+        };
+        let (written, ()) = tokio::join!(writer.commit(), holds);
+        assert_kind!(written, Busy);
+        assert_eq!(asked.load(Relaxed), locks);
+        assert_eq!(count(&others, &id).await, Some(0));
     }
 }
 
