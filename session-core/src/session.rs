@@ -491,6 +491,9 @@ impl Session {
         let gone = || Error::new(ErrorKind::Gone, "upgrade");
         let (hold, stored) = self.0.core.lock(&key).await?.ok_or_else(gone)?;
         let Found::Live(base) = self.0.core.decode(stored).await? else { return Err(gone()) };
+        if self.0.core.is_over(&base) {
+            return Err(gone());
+        }
         self.with("upgrade", |state| {
             if state.phase == Phase::Closed {
                 return Err(Error::new(ErrorKind::Closed, "upgrade"));

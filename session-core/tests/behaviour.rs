@@ -10,8 +10,8 @@ mod faulty;
 use environment::{Seeded, TokioClock};
 use faulty::{Arrives, Fate, Faulty, Reply};
 use session_core::{
-    Access, Effect, ErrorKind, Key, LockingStore, MemoryLock, MemoryStore, Pair, Random, Result, Session,
-    SessionId, Sessions, SessionsBuilder,
+    Access, Clock, Effect, ErrorKind, Key, LockingStore, MemoryLock, MemoryStore, Pair, Random, Result,
+    Session, SessionId, SessionStore as _, Sessions, SessionsBuilder,
 };
 use std::{
     collections::VecDeque,
@@ -698,6 +698,34 @@ async fn a_fixed_lifetime_does_not_slide() {
     sleep(seconds(1)).await;
     assert_eq!(world.count().await, None);
     assert_kind!(world.sessions.update(&world.id, increment).await, Gone);
+}
+
+/// The clock of a store that keeps records for longer than it was told.
+#[derive(Debug)]
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Duration {
+        seconds(1_700_000_000)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_is_gone_even_where_the_store_still_has_it() {
+    let clock = TokioClock::start();
+    let store = MemoryStore::new(Arc::new(Stopped), Seeded::new(1));
+    let sessions = builder(store.clone(), &clock).max_lifetime(seconds(100)).build().unwrap();
+    let id = new_session(&sessions).await;
+    let session = sessions.open(&id, Access::Write).await.unwrap().unwrap();
+    sleep(seconds(100)).await;
+    assert!(store.load(&id.storage_key()).await.unwrap().is_some());
+    assert_kind!(session.upgrade(Access::Exclusive).await, Gone);
+    assert_eq!(session.access(), Access::Write);
+    increment(&session).unwrap();
+    assert_kind!(session.commit().await, Gone);
+    for access in [Access::Read, Access::Write, Access::Exclusive] {
+        assert!(sessions.open(&id, access).await.unwrap().is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]
