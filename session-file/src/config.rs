@@ -62,7 +62,8 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
-    /// Sessions in this directory, which is created (for its owner alone) when the store is opened.
+    /// Sessions in this directory, which is created (for its owner alone) when the store is opened. Links on
+    /// the way are followed then, once.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {

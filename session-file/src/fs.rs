@@ -9,7 +9,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// The file calls.
@@ -47,6 +47,9 @@ pub trait Fs: Debug + Send + Sync + 'static {
 
     /// Creates a directory (mode 0700); `false` when it is there already.
     fn create_dir(&self, path: &Path) -> io::Result<bool>;
+
+    /// Where this is, with no link on the way.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf>;
 
     /// Removes a directory if it is empty.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
@@ -155,6 +158,10 @@ impl Fs for RealFs {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             created => created.map(|()| true),
         }
+    }
+
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {

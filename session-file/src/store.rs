@@ -82,9 +82,12 @@ impl FileStore {
         let failed = |path: &Path, error| io_error(OPEN, Effect::None, path, error);
         // A program that changes its directory later goes on with the same sessions.
         config.root = std::path::absolute(&config.root).map_err(|error| failed(&config.root, error))?;
-        let layout = Layout::new(&config.root);
         let (fs, names_last) = (&*config.fs, config.durability == FileDurability::FileAndDirectory);
-        create_all(fs, layout.root(), names_last).map_err(|error| failed(layout.root(), error))?;
+        // A link is not opened; what is locked and synced is what it leads to.
+        config.root = create_all(fs, &config.root, names_last)
+            .and_then(|()| fs.real_path(&config.root))
+            .map_err(|error| failed(&config.root, error))?;
+        let layout = Layout::new(&config.root);
         check_format(&config, &layout)?;
         for path in [layout.records(), layout.users(), layout.owners()] {
             fs.create_dir(&path).map_err(|error| failed(&path, error))?;
@@ -145,7 +148,13 @@ fn create_all(fs: &dyn Fs, path: &Path, sync_names: bool) -> io::Result<()> {
         }
         other => other?,
     };
-    if created && sync_names { sync(fs, above) } else { Ok(()) }
+    if !(created && sync_names) {
+        return Ok(());
+    }
+    fs.real_path(above).and_then(|above| sync(fs, &above)).inspect_err(|_| {
+        // Were it left, the next who opens the store would take its name for synced.
+        let _not_empty = fs.remove_dir(path);
+    })
 }
 
 /// Waits until the disk has the names in a directory.

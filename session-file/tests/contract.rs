@@ -254,6 +254,26 @@ async fn a_directory_of_another_layout_is_refused() {
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Backend), "{error}");
 }
 
+/// A link to the directory, and one above it: followed once, so that nobody moves an open store.
+#[tokio::test]
+async fn links_on_the_way_are_followed_when_the_store_is_opened() {
+    for durability in [FileDurability::None, FileDurability::FileAndDirectory] {
+        let fixture = Fixture::new();
+        let (real, link) = (fixture.directory.path().join("real"), fixture.directory.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        for (root, place) in [(link.join("new"), real.join("new")), (link.clone(), real)] {
+            let store = FileStore::open(FileConfig::new(root).durability(durability)).unwrap();
+            assert_eq!(std::fs::read(place.join("format")).unwrap(), b"session-file 1\n");
+            std::fs::rename(&link, link.with_extension("moved")).unwrap();
+            let key = key();
+            insert(&store, &key, &put("x")).await;
+            assert_eq!(store.load(&key).await.unwrap().unwrap().data, "x");
+            std::fs::rename(link.with_extension("moved"), &link).unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_lease_is_renewed_by_its_holder_alone() {
     let fixture = Fixture::new();

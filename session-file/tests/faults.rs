@@ -9,13 +9,13 @@ use session_core::{
     Acquired, Effect, ErrorKind, PrincipalKey, SessionIndex as _, SessionLock as _, SessionStore as _,
     SessionSweeper as _, StorageKey,
 };
-use session_file::{FileDurability, FileStore};
+use session_file::{FileConfig, FileDurability, FileStore};
 use std::{
     collections::BTreeSet,
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
 };
 use support::{hooked::Hooked, verbs::*, *};
@@ -173,6 +173,32 @@ async fn a_failing_source_of_randomness_is_an_error() {
     let fixture = Fixture::new();
     let error = FileStore::open(fixture.config().random(Arc::new(Empty))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Random);
+}
+
+/// The name of the root is on the disk before anything in it is: where a link leads, and though the first try
+/// failed.
+#[tokio::test]
+async fn a_root_whose_name_is_not_on_the_disk_is_not_opened() {
+    let fixture = Fixture::new();
+    let real = fixture.directory.path().join("real");
+    let (link, root) = (fixture.directory.path().join("link"), real.join("sessions"));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let (opened, synced) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
+    let tries = Arc::clone(&synced);
+    let fs = Hooked::new(move |call| {
+        let of_above = call.name == "sync" && opened.load(SeqCst);
+        opened.store(call.is("open", &real), SeqCst);
+        // Each time: after the directory was made, before there is anything in it.
+        if of_above && root.read_dir()?.next().is_none() && tries.fetch_add(1, SeqCst) == 0 {
+            return Err(io::Error::from_raw_os_error(IO));
+        }
+        Ok(())
+    });
+    let config = FileConfig::new(link.join("sessions")).durability(FileDurability::FileAndDirectory).fs(fs);
+    assert_eq!(FileStore::open(config.clone()).unwrap_err().kind(), ErrorKind::Backend);
+    drop(FileStore::open(config).unwrap());
+    assert_eq!(synced.load(SeqCst), 2);
 }
 
 #[tokio::test]

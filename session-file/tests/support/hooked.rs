@@ -5,7 +5,7 @@ use std::{
     fmt,
     fs::File,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -117,6 +117,11 @@ impl Fs for Hooked {
     fn create_dir(&self, path: &Path) -> io::Result<bool> {
         self.before("create_dir", Some(path))?;
         RealFs.create_dir(path)
+    }
+
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        self.before("real_path", Some(path))?;
+        RealFs.real_path(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
