@@ -74,7 +74,9 @@ impl Shared {
         path: &std::path::Path,
     ) -> Result<Vec<(PrincipalKey, StorageKey)>> {
         match self.fs().list(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.is_there(operation, &self.layout.users()).map(|()| Vec::new())
+            }
             Err(error) => Err(self.failed(operation, Effect::None, path, error)),
             Ok(names) => Ok(names.iter().filter_map(|name| user_entry(name)).collect()),
         }

@@ -36,6 +36,7 @@
 //! | it is stopped in the middle of a step (microseconds) | writes to one in 256 sessions fail with `Unavailable` after [`busy_timeout`](FileConfig::busy_timeout), until it goes on or dies |
 //! | it forks without exec while it is open | its locks end at their deadline only, as long as the child lives |
 //! | the disk is full, or fails | an error that says whether the write happened; the old record stays readable |
+//! | the directory is moved away, or not mounted | `Unavailable` from every verb, which is not "no session" |
 //! | the machine loses power | see [`FileDurability`] |
 //! | a record is damaged | [`Damaged`](session_core::ErrorKind::Damaged) from every verb; the file stays until somebody moves it |
 //! | the clock is set | records expire by the time of day, leases by [`BootClock`], which nobody sets |

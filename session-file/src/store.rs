@@ -276,7 +276,9 @@ impl Shared {
             _ => self.failed(operation, Effect::None, &path, error),
         };
         let file = match self.fs().open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.is_there(operation, &self.layout.records()).map(|()| None);
+            }
             opened => opened.map_err(failed)?,
         };
         let Some(size) = self.fs().size(&file).map_err(failed)? else { return Err(damaged("not a file")) };
@@ -295,14 +297,18 @@ impl Shared {
         Record::decode(key, bytes).map(Some).map_err(damaged)
     }
 
-    /// The record if it is in memory and fine. Anything else, absence apart, is for
-    /// [`read_record`](Self::read_record) to judge.
-    fn read_cached(&self, key: &StorageKey) -> Option<Option<Record>> {
-        match self.fs().read_cached(&self.layout.record(key), ON_THE_SPOT) {
-            Ok(Some(bytes)) => Record::decode(key, bytes).ok().map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
-            Ok(None) | Err(_) => None,
-        }
+    /// The record if it is in memory and fine. Anything else is for [`read_record`](Self::read_record) to
+    /// judge, absence too: it may be that of the whole store.
+    fn read_cached(&self, key: &StorageKey) -> Option<Record> {
+        let bytes = self.fs().read_cached(&self.layout.record(key), ON_THE_SPOT).ok()??;
+        Record::decode(key, bytes).ok()
+    }
+
+    /// For what was not found below this directory: an error if the directory is not there either. The root
+    /// was moved away then, or is not mounted, and nothing is known of its sessions.
+    pub(crate) fn is_there(&self, operation: &'static str, directory: &Path) -> Result<()> {
+        let opened = self.fs().open(directory).map(drop);
+        opened.map_err(|error| self.failed(operation, Effect::None, directory, error))
     }
 
     /// Who holds the lock of a session, and who is next, be they alive or not.
@@ -373,8 +379,8 @@ impl SessionStore for FileStore {
     }
 
     async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
-        let record = if let Some(known) = self.shared.read_cached(key) {
-            known
+        let record = if let Some(record) = self.shared.read_cached(key) {
+            Some(record)
         } else {
             let (shared, key) = (Arc::clone(&self.shared), *key);
             blocking("load", move || shared.read_record("load", &key)).await??

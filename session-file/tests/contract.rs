@@ -6,7 +6,8 @@ mod support;
 
 use session_core::{
     Acquired, Deleted, Durability, ErrorKind, Grant, Inserted, Loaded, LockingStore as _, PrincipalKey, Put,
-    Released, Renewed, Replaced, SessionLock as _, SessionStore as _, Touched, Version,
+    Released, Renewed, Replaced, SessionIndex as _, SessionLock as _, SessionStore as _, SessionSweeper as _,
+    Sessions, Touched, Version,
 };
 use session_file::{FileConfig, FileDurability, FileStore};
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
@@ -252,6 +253,42 @@ async fn a_directory_of_another_layout_is_refused() {
     }
     let error = FileStore::open(FileConfig::new("/proc/no/such/place")).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Backend), "{error}");
+}
+
+/// Moved away, or mounted over: that is no answer to the question what is in it.
+#[tokio::test]
+async fn a_store_that_is_out_of_reach_is_not_empty() {
+    let fixture = Fixture::new();
+    let store = fixture.open();
+    let sessions = Sessions::builder(store.clone()).build().unwrap();
+    let session = sessions.create();
+    session.set_principal("ann").unwrap();
+    session.commit().await.unwrap();
+    let (id, root) = (session.id().unwrap(), fixture.root());
+    // The kernel remembers what it did not find.
+    assert!(store.load(&key()).await.unwrap().is_none());
+    std::fs::rename(&root, root.with_extension("moved")).unwrap();
+    for over in [false, true] {
+        if over {
+            std::fs::create_dir(&root).unwrap();
+        }
+        for _ in 0..2 {
+            let errors = [
+                store.load(&id.storage_key()).await.unwrap_err(),
+                store.keys_of(&PrincipalKey::of("ann"), None, 10).await.unwrap_err(),
+                store.sweep(10).await.unwrap_err(),
+                sessions.read(&id).await.unwrap_err(),
+                sessions.destroy(&id).await.unwrap_err(),
+                sessions.revoke_all("ann").await.unwrap_err(),
+            ];
+            for error in errors {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            }
+        }
+    }
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(root.with_extension("moved"), &root).unwrap();
+    assert_eq!(sessions.revoke_all("ann").await.unwrap(), 1);
 }
 
 /// A link to the directory, and one above it: followed once, so that nobody moves an open store.
