@@ -6,6 +6,9 @@
 //! index that name no session of that user, and owner files of the dead.
 //!
 //! What is not ours stays: names that this crate does not give, and records that are damaged.
+//!
+//! What cannot be removed is passed, or it would keep all that is behind it from being swept for ever. The
+//! first error is the sweep's in the end.
 
 use crate::{
     FileStore,
@@ -64,62 +67,66 @@ impl Shared {
         Header::parse(&header).ok()
     }
 
-    /// The entries that seem to name nothing, of the users whose keys begin with this byte.
-    fn stale(&self, byte: usize) -> Result<Vec<(PrincipalKey, StorageKey)>> {
+    /// The entries that seem to name nothing, of the users whose keys begin with this byte; and whether all
+    /// could be read.
+    fn stale(&self, byte: usize) -> (Vec<(PrincipalKey, StorageKey)>, Result<()>) {
+        let (mut stale, mut done) = (Vec::new(), Ok(()));
         let above = self.layout.users_of(byte);
         let digits = match self.fs().list(&above) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            listed => listed.map_err(|error| self.failed(SWEEP, Effect::None, &above, error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return (stale, Err(self.failed(SWEEP, Effect::None, &above, error))),
+            Ok(digits) => digits,
         };
-        let mut stale = Vec::new();
         for digit in digits.iter().filter(|name| layout::is_digit(name)) {
             let path = above.join(digit);
-            let names = self.user_names(SWEEP, &path)?;
-            if names.is_empty() {
-                // The kernel removes it if it is empty, and whoever creates an entry makes it again.
-                let _not_empty = self.fs().remove_dir(&path);
+            match self.user_names(SWEEP, &path) {
+                Err(error) => done = done.and(Err(error)),
+                Ok(names) => {
+                    if names.is_empty() {
+                        // The kernel removes it if it is empty, and whoever creates an entry makes it again.
+                        let _not_empty = self.fs().remove_dir(&path);
+                    }
+                    stale.extend(names.into_iter().filter(|(principal, key)| {
+                        self.peek(key).is_none_or(|header| header.principal != Some(*principal))
+                    }));
+                }
             }
-            stale.extend(names.into_iter().filter(|(principal, key)| {
-                self.peek(key).is_none_or(|header| header.principal != Some(*principal))
-            }));
         }
-        Ok(stale)
+        (stale, done)
     }
 
     /// Removes the files of dead owners. What fails is tried again by the next sweep; nobody misses it.
     fn bury(&self) -> Result<()> {
         let path = self.layout.owners();
         let names = self.fs().list(&path).map_err(|error| self.failed(SWEEP, Effect::None, &path, error))?;
+        let mut done = Ok(());
         for id in names.iter().filter_map(|name| layout::owner(name)).filter(|id| *id != self.owner.id) {
             let path = self.layout.owner(id);
-            owner::remove_dead(self.fs(), &path)
-                .map_err(|error| self.failed(SWEEP, Effect::None, &path, error))?;
+            let buried = owner::remove_dead(self.fs(), &path);
+            done = done.and(buried.map_err(|error| self.failed(SWEEP, Effect::None, &path, error)));
         }
-        Ok(())
+        done
     }
 }
 
 impl Shard<'_> {
-    /// Removes what was found, if it is still so; how many records that were.
-    fn sweep(&self, finds: &[Entry]) -> Result<usize> {
-        let mut removed = 0;
+    /// Removes what was found, if it is still so, up to the record that would be one too many; and whether all
+    /// of that could be removed.
+    fn sweep(&self, finds: &[Entry], limit: usize) -> (Swept, Result<()>) {
+        let (mut swept, mut done) = (Swept::default(), Ok(()));
         for find in finds {
-            match find {
-                Entry::Record(key) => removed += usize::from(self.sweep_record(key)?),
-                Entry::Lock(key) => self.sweep_lock(key)?,
-                Entry::Temp(key) => {
-                    // Whoever writes one holds this flock: it is nobody's.
-                    let path = self.shared.layout.temp(key);
-                    match self.shared.fs().remove_file(&path) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                            return Err(self.failed(Effect::None, &path, error));
-                        }
-                        _ => {}
-                    }
+            let gone = match find {
+                Entry::Record(_) if swept.removed == limit => {
+                    swept.more = true;
+                    break;
                 }
-            }
+                Entry::Record(key) => self.sweep_record(key).map(|was| swept.removed += usize::from(was)),
+                Entry::Lock(key) => self.sweep_lock(key),
+                Entry::Temp(key) => self.sweep_temp(key),
+            };
+            done = done.and(gone);
         }
-        Ok(removed)
+        (swept, done)
     }
 
     fn sweep_record(&self, key: &StorageKey) -> Result<bool> {
@@ -144,6 +151,17 @@ impl Shard<'_> {
         Ok(())
     }
 
+    /// Removes what was never renamed into place. Whoever writes one holds this flock: it is nobody's.
+    fn sweep_temp(&self, key: &StorageKey) -> Result<()> {
+        let path = self.shared.layout.temp(key);
+        match self.shared.fs().remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed(Effect::None, &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes an entry of the index unless there is such a session of that user. A damaged one may be.
     fn sweep_entry(&self, principal: &PrincipalKey, key: &StorageKey) -> Result<()> {
         let record = match self.read(key) {
@@ -158,59 +176,61 @@ impl Shard<'_> {
 }
 
 impl FileStore {
-    /// Removes up to `limit` expired records and all that crashes have left in one directory; how many, and
-    /// whether there are more.
-    async fn sweep_shard(&self, shard: usize, limit: usize) -> Result<Swept> {
+    /// Removes all that crashes have left in one directory, and expired records, up to `limit` with those that
+    /// were removed before.
+    async fn sweep_shard(&self, shard: usize, limit: usize, swept: &mut Swept) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        let mut finds = blocking(SWEEP, move || shared.finds(shard)).await??;
-        let records = finds.iter().filter(|find| matches!(find, Entry::Record(_))).count();
-        let more = records > limit;
-        let mut left = limit;
-        finds.retain(|find| {
-            let wanted = !matches!(find, Entry::Record(_)) || left > 0;
-            left -= usize::from(wanted && matches!(find, Entry::Record(_)));
-            wanted
-        });
-        let mut removed = 0;
+        let finds = blocking(SWEEP, move || shared.finds(shard)).await??;
+        let mut done = Ok(());
         for batch in finds.chunks(BATCH) {
             let (Entry::Record(key) | Entry::Lock(key) | Entry::Temp(key)) = batch[0];
-            let batch = batch.to_vec();
-            removed += self.step(SWEEP, &key, move |shard| shard.sweep(&batch)).await?;
+            let (batch, left) = (batch.to_vec(), limit - swept.removed);
+            let step = self.step(SWEEP, &key, move |shard| Ok(shard.sweep(&batch, left))).await;
+            // No flock: the rest of the directory would wait for it as long.
+            let Ok((here, all)) = step else { return done.and(step.map(drop)) };
+            swept.removed += here.removed;
+            swept.more = here.more;
+            done = done.and(all);
+            if swept.more {
+                break;
+            }
         }
-        Ok(Swept { removed, more })
+        done
     }
 
     async fn sweep_index(&self) -> Result<()> {
+        let mut done = Ok(());
         for byte in 0..SHARDS {
             let shared = Arc::clone(&self.shared);
-            for (principal, key) in blocking(SWEEP, move || shared.stale(byte)).await?? {
-                self.step(SWEEP, &key, move |shard| shard.sweep_entry(&principal, &key)).await?;
+            let (stale, all) = blocking(SWEEP, move || shared.stale(byte)).await?;
+            done = done.and(all);
+            for (principal, key) in stale {
+                let entry = self.step(SWEEP, &key, move |shard| shard.sweep_entry(&principal, &key)).await;
+                done = done.and(entry);
             }
         }
-        Ok(())
+        done
     }
 }
 
 #[async_trait]
 impl SessionSweeper for FileStore {
     async fn sweep(&self, limit: usize) -> Result<Swept> {
-        let mut swept = Swept::default();
+        let (mut swept, mut done) = (Swept::default(), Ok(()));
         let first = self.shared.swept.load(Relaxed);
         for round in 0..SHARDS {
             let shard = (first + round) % SHARDS;
-            let here = self.sweep_shard(shard, limit - swept.removed).await?;
-            swept.removed += here.removed;
-            if here.more {
+            done = done.and(self.sweep_shard(shard, limit, &mut swept).await);
+            if swept.more {
                 // Here the next sweep goes on. Two sweeps at once may send each other back, and lose nothing
                 // but time.
                 self.shared.swept.store(shard, Relaxed);
-                swept.more = true;
-                return Ok(swept);
+                return done.map(|()| swept);
             }
         }
-        self.sweep_index().await?;
+        done = done.and(self.sweep_index().await);
         let shared = Arc::clone(&self.shared);
-        blocking(SWEEP, move || shared.bury()).await??;
-        Ok(swept)
+        done = done.and(blocking(SWEEP, move || shared.bury()).await.and_then(|buried| buried));
+        done.map(|()| swept)
     }
 }

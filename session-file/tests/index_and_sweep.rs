@@ -10,8 +10,8 @@ use session_core::{
     SessionSweeper as _, StorageKey,
 };
 use session_file::FileStore;
-use std::{collections::BTreeSet, fs, time::Duration};
-use support::*;
+use std::{collections::BTreeSet, fs, io, path::PathBuf, time::Duration};
+use support::{hooked::Hooked, *};
 
 async fn all_keys(store: &FileStore, user: &PrincipalKey, limit: usize) -> BTreeSet<StorageKey> {
     let mut keys = BTreeSet::new();
@@ -27,6 +27,11 @@ async fn all_keys(store: &FileStore, user: &PrincipalKey, limit: usize) -> BTree
             None => return keys,
         }
     }
+}
+
+fn entry(fixture: &Fixture, user: &PrincipalKey, key: &StorageKey) -> PathBuf {
+    let (user, key) = (user.to_string(), key.to_string());
+    fixture.root().join("users").join(&user[..2]).join(&key[63..]).join(format!("{user}.{key}"))
 }
 
 #[tokio::test]
@@ -173,10 +178,7 @@ async fn a_sweep_cleans_up_after_crashes() {
     let store = fixture.open();
     let (live, ann, bob) = (key(), PrincipalKey::of("ann"), PrincipalKey::of("bob"));
     insert(&store, &live, &put("x").principal(Some(ann))).await;
-    let entry = |user: &PrincipalKey, key: &StorageKey| {
-        let (user, key) = (user.to_string(), key.to_string());
-        fixture.root().join("users").join(&user[..2]).join(&key[63..]).join(format!("{user}.{key}"))
-    };
+    let entry = |user: &PrincipalKey, key: &StorageKey| entry(&fixture, user, key);
     assert!(entry(&ann, &live).exists());
     // An index written before a record that never came, and one that was to be removed after.
     for path in [entry(&bob, &live), entry(&bob, &key()), entry(&ann, &key())] {
@@ -198,4 +200,59 @@ async fn a_sweep_cleans_up_after_crashes() {
     drop(other);
     assert_eq!(files_in(&fixture.root().join("owners")).len(), 1, "closing is tidy");
     assert_eq!(store.load(&live).await.unwrap().unwrap().ttl, Duration::from_secs(60));
+}
+
+/// Of each kind something that cannot be read or removed, where a sweep comes first; what is behind it goes, and
+/// does so within the limit.
+#[tokio::test]
+async fn what_cannot_be_removed_is_passed() {
+    const NO_ACCESS: i32 = 13;
+    let fixture = Fixture::new();
+    let sound = fixture.open();
+    let in_first = |last: u8| {
+        let mut key = [0; 32];
+        key[31] = last;
+        StorageKey::from_bytes(key)
+    };
+    let (first, last) = (PrincipalKey::from_bytes([0; 32]), PrincipalKey::from_bytes([0xff; 32]));
+    for number in 0..20 {
+        insert(&sound, &in_first(number), &put("x").principal(Some(first))).await;
+        insert(&sound, &key(), &put("x").principal(Some(last))).await;
+        fs::write(fixture.lock_path(&in_first(100 + number)), "").unwrap();
+        fs::write(fixture.root().join(format!("owners/{number:032x}")), "").unwrap();
+    }
+    for (user, number) in (240..=255).flat_map(|number| [(first, number), (last, number)]) {
+        let entry = entry(&fixture, &user, &in_first(number));
+        fs::create_dir_all(entry.parent().unwrap()).unwrap();
+        fs::write(entry, "").unwrap();
+    }
+    fs::create_dir(fixture.lock_path(&in_first(201))).unwrap();
+    fs::create_dir(fixture.record_path(&in_first(202)).with_extension("tmp")).unwrap();
+    fixture.clock.advance(MINUTE);
+
+    let (record, lock) = (fixture.record_path(&in_first(7)), fixture.lock_path(&in_first(107)));
+    let (of_record, user) = (entry(&fixture, &first, &in_first(7)), entry(&fixture, &first, &in_first(248)));
+    let owner = fixture.root().join(format!("owners/{:032x}", 7));
+    let left = BTreeSet::from([record.clone(), of_record, lock.clone(), user.clone()]);
+    let (directory, dead) = (user.parent().unwrap().to_owned(), owner.clone());
+    let fs = Hooked::new(move |call| {
+        let stuck = call.is("remove_file", &record)
+            || call.is("open", &lock)
+            || call.is("list", &directory)
+            || call.is("open", &dead);
+        if stuck { Err(io::Error::from_raw_os_error(NO_ACCESS)) } else { Ok(()) }
+    });
+    let store = FileStore::open(fixture.config().fs(fs)).unwrap();
+    let mut records = 40;
+    while records > 1 {
+        let before = records;
+        let swept = store.sweep(1).await;
+        records = fixture.session_files().iter().filter(|path| path.extension().is_none()).count();
+        assert_eq!(before - records, 1, "{swept:?}");
+    }
+    let error = store.sweep(1).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Backend, session_core::Effect::None));
+    assert_eq!(fixture.session_files().into_iter().collect::<BTreeSet<_>>(), left);
+    let owners = files_in(&fixture.root().join("owners"));
+    assert!(owners.len() == 3 && owners.contains(&owner), "the two that are open, and it: {owners:?}");
 }
