@@ -43,7 +43,9 @@ pub enum FileDurability {
     /// writes may be gone, but no record is torn.
     File,
     /// Until the disk has the record and its name: [`Durability::PowerLoss`], as far as the disk does what it
-    /// says.
+    /// says. When it does not take a name, the write is an error, and this process shows none of the sessions
+    /// in that directory, one in 256, until it does. Other processes cannot know: they may be shown what a
+    /// loss of power takes back, as everybody may in the moment before a write is acknowledged.
     FileAndDirectory,
 }
 

@@ -24,7 +24,7 @@ use crate::{
     fs::{Flock, Fs},
     layout::shard_of,
     owner,
-    store::{FileStore, Shared, sync},
+    store::{FileStore, Place, Shared, sync},
 };
 use session_core::{Effect, Error, ErrorKind, PrincipalKey, Result, StorageKey};
 use std::{
@@ -216,8 +216,16 @@ impl<'a> Shard<'a> {
         self.shared.layout.record(key)
     }
 
-    /// The record, live or expired.
+    fn place(&self) -> &Place {
+        &self.shared.shards[self.number]
+    }
+
+    /// The record, live or expired, once the disk has what it did not take before, see
+    /// [`settled`](Self::settled).
     pub(crate) fn read(&self, key: &StorageKey) -> Result<Option<Record>> {
+        if self.place().unsynced.load(Relaxed) {
+            self.sync_directory().map_err(|error| error.with_effect(Effect::None))?;
+        }
         self.shared.read_record(self.operation, key)
     }
 
@@ -236,8 +244,7 @@ impl<'a> Shard<'a> {
             self.index(&principal, key)?;
         }
         let synced = self.shared.config.durability != FileDurability::None;
-        self.put(key, &self.record_path(key), &new.encode(key), synced)?;
-        self.sync_directory()?;
+        self.settled(self.put(key, &self.record_path(key), &new.encode(key), synced))?;
         if let Some(before) = before.filter(|before| new.principal != Some(*before)) {
             self.unindex(&before, key);
         }
@@ -247,8 +254,8 @@ impl<'a> Shard<'a> {
     /// Removes a record that is there and belonged to `principal`.
     pub(crate) fn remove(&self, key: &StorageKey, principal: Option<PrincipalKey>) -> Result<()> {
         let path = self.record_path(key);
-        self.fs().remove_file(&path).map_err(|error| self.failed(effect_of(&error), &path, error))?;
-        self.sync_directory()?;
+        let removed = self.fs().remove_file(&path);
+        self.settled(removed.map_err(|error| self.failed(effect_of(&error), &path, error)))?;
         if let Some(principal) = principal {
             self.unindex(&principal, key);
         }
@@ -318,20 +325,37 @@ impl<'a> Shard<'a> {
         })
     }
 
-    /// Waits until the disk has the names in this directory, and its own.
-    fn sync_directory(&self) -> Result<()> {
+    /// What came of a change of names, when the disk has it too if it is to survive a loss of power.
+    ///
+    /// One that may be seen and not survive is remembered: who is told that its effect is unknown looks for
+    /// it, would find it, and take it for stored. So nothing is read here until the disk has it. Other
+    /// processes do not know.
+    fn settled(&self, changed: Result<()>) -> Result<()> {
         if self.shared.config.durability != FileDurability::FileAndDirectory {
-            return Ok(());
+            return changed;
         }
+        let settled = changed.and_then(|()| self.sync_directory());
+        if settled.as_ref().is_err_and(|error| error.effect() == Effect::Unknown) {
+            self.place().unsynced.store(true, Relaxed);
+        }
+        settled
+    }
+
+    /// Waits until the disk has the names in this directory, and its own.
+    ///
+    /// One that succeeds after one that failed is believed: a file system that could not write its journal
+    /// takes nothing more.
+    fn sync_directory(&self) -> Result<()> {
         // What was done is seen by all, but may not survive.
         let failed = |path: &Path, error| self.failed(Effect::Unknown, path, error);
         self.fs().sync(&self.directory).map_err(|error| failed(&self.path, error))?;
-        let has_name = &self.shared.shards[self.number].has_name;
+        let Place { has_name, unsynced, .. } = self.place();
         if !has_name.load(Relaxed) {
             let above = self.shared.layout.records();
             sync(self.fs(), &above).map_err(|error| failed(&above, error))?;
             has_name.store(true, Relaxed);
         }
+        unsynced.store(false, Relaxed);
         Ok(())
     }
 }

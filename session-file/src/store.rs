@@ -14,7 +14,7 @@ use crate::{
     FileConfig, FileDurability,
     format::{HEADER, Header, Lock, Record},
     fs::{Flock, Fs},
-    layout::{FORMAT, Layout, SHARDS},
+    layout::{FORMAT, Layout, SHARDS, shard_of},
     owner::{self, Owner},
     shard::{Shard, THREADS, blocking},
 };
@@ -28,7 +28,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -68,6 +68,9 @@ pub(crate) struct Place {
     pub(crate) steps: AtomicUsize,
     /// Whether the disk surely has the name of the directory. It is never removed, so once is enough.
     pub(crate) has_name: AtomicBool,
+    /// Whether a record there has got or lost its name for all to see, and the disk may not know. Changed
+    /// under the flock, which therefore those take who look meanwhile.
+    pub(crate) unsynced: AtomicBool,
 }
 
 impl FileStore {
@@ -379,7 +382,10 @@ impl SessionStore for FileStore {
     }
 
     async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
-        let record = if let Some(record) = self.shared.read_cached(key) {
+        let record = if self.shared.shards[shard_of(key)].unsynced.load(Relaxed) {
+            let key = *key;
+            self.step("load", &key, move |shard| shard.read(&key)).await?
+        } else if let Some(record) = self.shared.read_cached(key) {
             Some(record)
         } else {
             let (shared, key) = (Arc::clone(&self.shared), *key);

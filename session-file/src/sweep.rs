@@ -110,8 +110,8 @@ impl Shared {
 }
 
 impl Shard<'_> {
-    /// Removes what was found, if it is still so, up to the record that would be one too many; and whether all
-    /// of that could be removed.
+    /// Removes what was found, if it is still so, up to the record that would be one too many; and whether
+    /// all of that could be removed.
     fn sweep(&self, finds: &[Entry], limit: usize) -> (Swept, Result<()>) {
         let (mut swept, mut done) = (Swept::default(), Ok(()));
         for find in finds {
@@ -176,8 +176,8 @@ impl Shard<'_> {
 }
 
 impl FileStore {
-    /// Removes all that crashes have left in one directory, and expired records, up to `limit` with those that
-    /// were removed before.
+    /// Removes all that crashes have left in one directory, and expired records, up to `limit` with those
+    /// that were removed before.
     async fn sweep_shard(&self, shard: usize, limit: usize, swept: &mut Swept) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         let finds = blocking(SWEEP, move || shared.finds(shard)).await??;

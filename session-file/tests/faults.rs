@@ -6,8 +6,8 @@
 mod support;
 
 use session_core::{
-    Acquired, Effect, ErrorKind, PrincipalKey, SessionIndex as _, SessionLock as _, SessionStore as _,
-    SessionSweeper as _, StorageKey,
+    Acquired, Effect, ErrorKind, Key, PrincipalKey, SessionIndex as _, SessionLock as _, SessionStore as _,
+    SessionSweeper as _, Sessions, StorageKey,
 };
 use session_file::{FileConfig, FileDurability, FileStore};
 use std::{
@@ -175,6 +175,60 @@ async fn a_failing_source_of_randomness_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::Random);
 }
 
+/// A directory that the disk does not take, though all see its new names: no commit is acknowledged because
+/// it is seen there, and no destroy because nothing is.
+#[tokio::test]
+async fn what_the_disk_did_not_take_is_not_acknowledged() {
+    const COUNT: Key<u32> = Key::new("count");
+    for late in [false, true] {
+        let fixture = Fixture::new();
+        let (failing, synced) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let fs = Hooked::new({
+            let (failing, synced) = (Arc::clone(&failing), Arc::clone(&synced));
+            let fails = move || failing.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+            move |call| match (call.name, call.path) {
+                ("rename", Some(record)) if late && fails() => {
+                    std::fs::rename(record.with_extension("tmp"), record)?;
+                    Err(io::Error::from_raw_os_error(IO))
+                }
+                ("sync names", _) if fails() => Err(io::Error::from_raw_os_error(IO)),
+                ("sync names", _) => {
+                    synced.fetch_add(1, SeqCst);
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        });
+        let config = fixture.config().durability(FileDurability::FileAndDirectory).fs(fs);
+        let sessions = Sessions::builder(FileStore::open(config).unwrap()).build().unwrap();
+        let session = sessions.create();
+        session.insert(COUNT, &1).unwrap();
+        session.commit().await.unwrap();
+        let id = session.id().unwrap();
+        let set = async |count: u32| sessions.update(&id, move |session| session.insert(COUNT, &count)).await;
+
+        // Once: the look-up makes up for it.
+        synced.store(0, SeqCst);
+        failing.store(1, SeqCst);
+        set(2).await.unwrap();
+        assert_eq!(synced.load(SeqCst), 1);
+
+        // For good, as far as this request can tell.
+        failing.store(usize::MAX, SeqCst);
+        let error = set(3).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Backend, Effect::Unknown));
+        assert_eq!(sessions.read(&id).await.unwrap_err().kind(), ErrorKind::Backend);
+        failing.store(0, SeqCst);
+        assert_eq!(sessions.read(&id).await.unwrap().unwrap().get(COUNT).unwrap(), Some(3));
+
+        failing.store(usize::MAX, SeqCst);
+        assert_eq!(sessions.destroy(&id).await.unwrap_err().effect(), Effect::Unknown);
+        assert_eq!(sessions.destroy(&id).await.unwrap_err().kind(), ErrorKind::Backend);
+        failing.store(0, SeqCst);
+        assert!(!sessions.destroy(&id).await.unwrap());
+    }
+}
+
 /// The name of the root is on the disk before anything in it is: where a link leads, and though the first try
 /// failed.
 #[tokio::test]
@@ -187,7 +241,7 @@ async fn a_root_whose_name_is_not_on_the_disk_is_not_opened() {
     let (opened, synced) = (AtomicBool::new(false), Arc::new(AtomicUsize::new(0)));
     let tries = Arc::clone(&synced);
     let fs = Hooked::new(move |call| {
-        let of_above = call.name == "sync" && opened.load(SeqCst);
+        let of_above = call.name == "sync names" && opened.load(SeqCst);
         opened.store(call.is("open", &real), SeqCst);
         // Each time: after the directory was made, before there is anything in it.
         if of_above && root.read_dir()?.next().is_none() && tries.fetch_add(1, SeqCst) == 0 {

@@ -202,8 +202,8 @@ async fn a_sweep_cleans_up_after_crashes() {
     assert_eq!(store.load(&live).await.unwrap().unwrap().ttl, Duration::from_secs(60));
 }
 
-/// Of each kind something that cannot be read or removed, where a sweep comes first; what is behind it goes, and
-/// does so within the limit.
+/// Of each kind something that cannot be read or removed, where a sweep comes first; what is behind it goes,
+/// and does so within the limit.
 #[tokio::test]
 async fn what_cannot_be_removed_is_passed() {
     const NO_ACCESS: i32 = 13;

@@ -100,7 +100,8 @@ impl Fs for Hooked {
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        self.before("sync", None)?;
+        let of_names = file.metadata()?.is_dir();
+        self.before(if of_names { "sync names" } else { "sync" }, None)?;
         RealFs.sync(file)
     }
 
