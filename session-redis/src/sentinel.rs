@@ -5,9 +5,9 @@
 
 use crate::{
     config::{Node, RedisConfig, Secret, Topology},
-    connection::{Dialer, Events},
+    connection::{Dialer, Events, field},
 };
-use redis::{ErrorKind as Kind, RedisError, Value, cmd};
+use redis::{ErrorKind as Kind, RedisError, cmd};
 use std::sync::Mutex;
 
 /// The sentinels, those that answered last in front.
@@ -61,9 +61,10 @@ impl Sentinels {
         let primary = Node::new(host, port);
         // For a while after a failover a sentinel may still name the old one, which may be back as a replica.
         let mut server = dialer.dial(&primary, Events::none()).await?;
-        let role: Vec<Value> = cmd("ROLE").query_async(&mut server).await?;
-        match role.first() {
-            Some(Value::BulkString(role)) if role == b"master" => Ok(primary),
+        // INFO and not ROLE: a user of the server has the right to it in any case.
+        let info: String = cmd("INFO").arg("replication").query_async(&mut server).await?;
+        match field(&info, "role") {
+            Some("master") => Ok(primary),
             _ => Err((Kind::MasterNameNotFoundBySentinel, "what the sentinel names is a replica").into()),
         }
     }

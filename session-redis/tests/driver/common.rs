@@ -97,6 +97,14 @@ pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), asking).await.expect("it never came to that");
 }
 
+/// A user `app` with the password `pa:ss` and no more than the rights that the documentation lists, for the
+/// prefix `shop:`.
+pub(crate) async fn add_user(server: &RedisServer) {
+    let rules = "on >pa:ss ~shop:* &shop:* +@read +@write +@scripting +@pubsub +@connection +info +time";
+    let command = ["ACL", "SETUSER", "app"].into_iter().chain(rules.split(' '));
+    server.command(command).await.unwrap();
+}
+
 /// Every key of the server.
 pub(crate) async fn all_keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(["KEYS", "*"]).await.unwrap();

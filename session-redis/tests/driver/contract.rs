@@ -320,10 +320,7 @@ async fn a_server_without_memory_refuses_without_effect() {
 #[tokio::test]
 async fn acl_user_database_and_prefix() {
     let Some(server) = server(&[]).await else { return };
-    let rules = "on >pa:ss ~shop:* &shop:* +@read +@write +@scripting +@pubsub +@connection +info +time";
-    let mut acl = vec!["ACL", "SETUSER", "app"];
-    acl.extend(rules.split(' '));
-    server.command(acl).await.unwrap();
+    add_user(&server).await;
     let url = |options: &str| format!("redis://app:pa%3Ass@{}/5?{options}", server.address());
     let store = RedisStore::connect_url(&url("prefix=shop:")).await.unwrap();
     let key = key();

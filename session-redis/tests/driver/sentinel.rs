@@ -132,6 +132,17 @@ async fn clients_leave_a_primary_that_only_hangs() {
     load.until_written_after(resumed + Duration::from_millis(500)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_the_documentation_lists_are_enough() {
+    let Some(sentinels) = installed(RedisSentinels::start().await) else { return };
+    for server in sentinels.servers() {
+        add_user(server).await;
+    }
+    let url = sentinels.url().replacen("://", "://app:pa%3Ass@", 1);
+    let store = RedisStore::connect_url(&format!("{url}?prefix=shop:")).await.unwrap();
+    insert(&store, &key(), "one").await;
+}
+
 /// Demoted by hand, with its connections kept: it answers, and refuses every write.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_leave_a_primary_that_became_a_replica() {
