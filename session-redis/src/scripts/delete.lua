@@ -9,6 +9,7 @@ if record then
   redis.call('DEL', KEYS[1])
 end
 gone()
-if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+-- The record is gone, so this must not fail: a lock that is none (of another type) is not mine.
+if ARGV[1] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 if not record then return {'missing'} end
 return {'removed', record, ttl}

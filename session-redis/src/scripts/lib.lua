@@ -46,8 +46,10 @@ local function pass(claim)
 end
 
 -- Tells every waiter that there is nothing left to wait for.
+-- It follows a removal and must not fail: tickets that are none (of another type) are an error, which is a
+-- table without elements.
 local function gone()
-  local all = redis.call('HGETALL', KEYS[4])
+  local all = redis.pcall('HGETALL', KEYS[4])
   for i = 1, #all, 2 do
     local channel = string.match(all[i + 1], '^%d+ (.*)$')
     if channel then tell(channel, 'g1', all[i]) end

@@ -198,6 +198,28 @@ async fn a_foreign_or_damaged_record_is_left_where_it_is() {
     }
 }
 
+/// What is told after the record was removed must not hide that it was.
+#[tokio::test]
+async fn a_delete_is_one_whatever_stands_beside_the_record() {
+    let Some(server) = server(&[]).await else { return };
+    let store = store(&server).await;
+    for (how, suffix) in [("SET", ":t1"), ("LPUSH", ":lock")] {
+        for release in [false, true] {
+            let key = key();
+            insert(&store, &key, "one").await;
+            server.command([how, &name(&key, suffix), "foreign"]).await.unwrap();
+            let deleted = if release {
+                store.delete_and_release(&Grant::new(key, token())).await
+            } else {
+                store.delete(&key).await
+            };
+            assert!(matches!(deleted, Ok(Deleted::Removed(_))), "{suffix}: {deleted:?}");
+            assert_eq!(all_keys(&server).await, [name(&key, suffix)]);
+            server.command(["DEL", &name(&key, suffix)]).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn too_large_is_refused_before_it_is_sent() {
     let Some(server) = server(&[]).await else { return };
