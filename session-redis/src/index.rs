@@ -1,7 +1,13 @@
 //! The index: one sorted set per user, each session at its expiry.
 //!
 //! An entry is written before the record, never moved forward in time, and taken out when the session is
-//! deleted or when a page is read after its time. So it may name what is gone, and never omits what lives.
+//! deleted or when a page is read after its time. So it may name what is gone, and never omits what lives, as
+//! long as the server keeps what it acknowledged:
+//!
+//! - A server that evicts may evict an index and keep the sessions that it names. There the store offers none
+//!   ([`SessionStore::index`](session_core::SessionStore::index)).
+//! - In a cluster an index and its sessions may be on different servers. A failover of the one may forget the
+//!   last names of sessions that live on the other, until each is written or touched again.
 
 use crate::{
     RedisStore,

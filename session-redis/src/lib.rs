@@ -34,8 +34,13 @@
 //! an append-only file keeps what was acknowledged over a restart, one that is flushed with each write also
 //! over a loss of power; without one, and behind Sentinel or in a cluster, the last moments may be lost: a
 //! replica that takes over lacks what had not come to it yet. Sessions are then older or
-//! [`Missing`](session_core::Replaced::Missing), and locks are free. A policy that evicts makes sessions
-//! vanish: `may_evict`.
+//! [`Missing`](session_core::Replaced::Missing), and locks are free.
+//!
+//! A policy that evicts makes sessions vanish: `may_evict`. It may also take the index of a user and leave
+//! his sessions: so with such a policy there is no index, and `for_principal` and `revoke_all` are
+//! `Unsupported`. In a cluster the index may be on another server than a session: a failover there may forget
+//! the last names of sessions that live on, and `revoke_all` does not find these until they are written or
+//! touched again.
 //!
 //! # Limits
 //!

@@ -231,7 +231,8 @@ impl SessionStore for RedisStore {
     }
 
     fn index(&self) -> Option<&dyn SessionIndex> {
-        Some(self)
+        // A server that evicts may evict an index before the sessions that it names: none to rely on.
+        (!self.0.capabilities.may_evict).then_some(self as &dyn SessionIndex)
     }
 
     fn sweeper(&self) -> Option<&dyn SessionSweeper> {
