@@ -232,7 +232,8 @@ fn range(range: &[Value], asked: &Node) -> Option<(u16, u16, Node)> {
     Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, Node { host, port }))
 }
 
-/// `None`: not about the cluster.
+/// `None`: not about the cluster, or not without effect. A script that a slot on its way stops ("non local
+/// key": one that it has just removed) may have written before, and that is for the caller to look up.
 fn refusal(failure: &Failure, asked: &Node) -> Option<Refusal> {
     let errors = failure.error.clone().into_server_errors()?;
     let (_, error) = errors.first()?;
@@ -246,9 +247,6 @@ fn refusal(failure: &Failure, asked: &Node) -> Option<Refusal> {
         "ASK" => Some(target().map_or(Refusal::Later, Refusal::Ask)),
         // READONLY: a primary that was demoted and does not know its slot's new one yet.
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => Some(Refusal::Later),
-        // A script whose own removal of a queue's last ticket made that key one of the other side. Ours can
-        // all be run again: what they have done by then, they find done.
-        "ERR" if error.details().is_some_and(|text| text.contains("non local key")) => Some(Refusal::Later),
         _ => None,
     }
 }
@@ -272,7 +270,32 @@ fn slot(key: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::slot;
+    use super::*;
+    use session_core::Effect;
+
+    fn answer(error: &str) -> Failure {
+        let answer = redis::parse_redis_value(format!("-{error}\r\n").as_bytes()).unwrap();
+        Failure::of(answer.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn what_may_have_had_an_effect_is_not_sent_again() {
+        let node = Node::new("a", 1);
+        for error in [
+            "MOVED 3999 127.0.0.1:6381",
+            "ASK 3999 127.0.0.1:6381",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "CLUSTERDOWN Hash slot not served",
+            "LOADING Redis is loading the dataset in memory",
+            "MASTERDOWN Link with MASTER is down",
+            "READONLY You can't write against a read only replica.",
+        ] {
+            let failure = answer(error);
+            assert_eq!((failure.effect, refusal(&failure, &node).is_some()), (Effect::None, true), "{error}");
+        }
+        let failure = answer("ERR Script attempted to access a non local key in a cluster node script: 1");
+        assert_eq!((failure.effect, refusal(&failure, &node).is_some()), (Effect::Unknown, false));
+    }
 
     #[test]
     fn slots_are_those_of_redis() {

@@ -29,12 +29,18 @@ end
 -- Gives the lock to the oldest living ticket, for as long as it may take to claim it; frees it when there is none.
 -- It follows a write and must not fail: a queue that is none (of another type) is removed.
 local function pass(claim)
+  local taken = false
   while true do
     local ticket = redis.pcall('LPOP', KEYS[3])
     if type(ticket) ~= 'string' then
-      redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+      if taken then -- while a slot is on its way, a key that is no more is the other side's: each by itself
+        for i = 2, 4 do redis.pcall('DEL', KEYS[i]) end
+      else
+        redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+      end
       return
     end
+    taken = true
     local channel = channel_of(ticket)
     redis.pcall('HDEL', KEYS[4], ticket)
     if channel then

@@ -6,8 +6,8 @@ use session_conformance::{
     servers::{ServerControl as _, redis::RedisCluster},
 };
 use session_core::{
-    Deleted, ErrorKind, Inserted, Loaded, LockingStore as _, PrincipalKey, Replaced, SessionIndex as _,
-    SessionStore as _, Touched,
+    Deleted, Effect, ErrorKind, Inserted, Loaded, LockingStore as _, PrincipalKey, Replaced,
+    SessionIndex as _, SessionStore as _, Touched,
 };
 use session_redis::{OrphanSearch, RedisStore};
 use std::{
@@ -148,11 +148,43 @@ async fn count(
             Ok(Replaced::Done(_)) => acknowledged += 1,
             Ok(Replaced::Conflict(_) | Replaced::NotHolder(_)) => tokio::task::yield_now().await,
             Ok(Replaced::Missing) => panic!("the session vanished"),
-            Err(error) if error.effect() == session_core::Effect::Unknown => unknown += 1,
+            Err(error) if error.effect() == Effect::Unknown => unknown += 1,
             Err(_) => {}
         }
     }
     (acknowledged, unknown)
+}
+
+/// A script that takes the last element out of a key has to do without that key, on either side.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_empties_a_key_comes_to_its_end_while_the_slot_moves() {
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
+    let store = RedisStore::connect_url(&cluster.url()).await.unwrap();
+    for keys_moved_first in [false, true] {
+        let key = key();
+        insert(&store, &key, "one").await;
+        let (grant, stored) = granted(&store, &key, Duration::ZERO).await;
+        let (from, slot) = cluster.owner_of(&name(&key, "")).await.unwrap();
+        let to = (from + 1) % 3;
+        // One who waited, and died.
+        strange_ticket(&cluster.nodes()[from], &key, Duration::ZERO).await;
+        cluster.begin_move(slot, from, to).await.unwrap();
+        if keys_moved_first {
+            while cluster.move_keys(slot, from, to, 100).await.unwrap() > 0 {}
+        }
+        let replaced = store.replace_and_release(&grant, stored.version, &put("two")).await;
+        assert!(matches!(replaced, Ok(Replaced::Done(_))), "{keys_moved_first}: {replaced:?}");
+        while cluster.move_keys(slot, from, to, 100).await.unwrap() > 0 {}
+        cluster.end_move(slot, to).await.unwrap();
+        assert_eq!(granted(&store, &key, Duration::ZERO).await.1.data, "two");
+    }
+    // An index whose sessions have all ended.
+    let alice = PrincipalKey::of("alice");
+    let index = format!("session:user:{alice}");
+    let (from, slot) = cluster.owner_of(&index).await.unwrap();
+    cluster.nodes()[from].command(["ZADD", &index, "1000", &"ab".repeat(32)]).await.unwrap();
+    cluster.begin_move(slot, from, (from + 1) % 3).await.unwrap();
+    assert!(store.keys_of(&alice, None, 10).await.unwrap().keys.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

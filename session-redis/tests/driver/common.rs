@@ -105,6 +105,17 @@ pub(crate) async fn add_user(server: &RedisServer) {
     server.command(command).await.unwrap();
 }
 
+/// A ticket of somebody who is not there (any more), whose heartbeat ends when it is said.
+pub(crate) async fn strange_ticket(server: &RedisServer, key: &StorageKey, alive: Duration) -> String {
+    let ticket = "ee".repeat(16);
+    let time = server.command(["TIME"]).await.unwrap();
+    let part = |n: usize| time.list()[n].text().unwrap().parse::<u128>().unwrap();
+    let deadline = part(0) * 1000 + part(1) / 1000 + alive.as_millis();
+    server.command(["RPUSH", &name(key, ":q1"), &ticket]).await.unwrap();
+    server.command(["HSET", &name(key, ":t1"), &ticket, &format!("{deadline} nowhere")]).await.unwrap();
+    ticket
+}
+
 /// Every key of the server.
 pub(crate) async fn all_keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(["KEYS", "*"]).await.unwrap();

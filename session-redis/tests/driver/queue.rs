@@ -27,17 +27,6 @@ fn waiter(store: &RedisStore, key: StorageKey) -> JoinHandle<(Grant, Instant)> {
     tokio::spawn(async move { (granted(&store, &key, LONG).await.0, Instant::now()) })
 }
 
-/// A ticket of somebody who is not there (any more), whose heartbeat ends when it is said.
-async fn strange_ticket(server: &RedisServer, key: &StorageKey, alive: Duration) -> String {
-    let ticket = "ee".repeat(16);
-    let time = server.command(["TIME"]).await.unwrap();
-    let part = |n: usize| time.list()[n].text().unwrap().parse::<u128>().unwrap();
-    let deadline = part(0) * 1000 + part(1) / 1000 + alive.as_millis();
-    server.command(["RPUSH", &name(key, ":q1"), &ticket]).await.unwrap();
-    server.command(["HSET", &name(key, ":t1"), &ticket, &format!("{deadline} nowhere")]).await.unwrap();
-    ticket
-}
-
 #[tokio::test]
 async fn a_message_hands_it_over() {
     let Some(server) = server(&[]).await else { return };
