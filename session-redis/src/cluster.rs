@@ -54,6 +54,9 @@ impl fmt::Debug for Cluster {
 enum Refusal {
     Moved(Node),
     Ask(Node),
+    /// Its slot is on its way. The map is right: its owner will say MOVED or ASK when that has changed.
+    Wait,
+    /// The node cannot serve it; by now another one may.
     Later,
 }
 
@@ -100,14 +103,16 @@ impl Cluster {
                     self.forget();
                     (to, false)
                 }
-                _ => {
+                refusal => {
                     if Instant::now() + pause >= deadline {
                         return Err(failure);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(AGAIN.1);
                     redirections = 0;
-                    self.forget();
+                    if !matches!(refusal, Refusal::Wait) {
+                        self.forget();
+                    }
                     (self.owner(slot).await?, false)
                 }
             };
@@ -177,8 +182,9 @@ impl Cluster {
         }
         let map = Arc::new(self.ask_all().await.map_err(Failure::before_sending)?);
         let mut links = self.0.links.lock().unwrap_or_else(PoisonError::into_inner);
-        // Links to nodes that left are closed when their last command ends.
-        links.retain(|node, _| map.iter().any(|(_, _, owner)| owner == node));
+        // Links to nodes that left are closed when their last command ends; seeds are asked for the next map.
+        let seeds = &self.0.seeds;
+        links.retain(|node, _| seeds.contains(node) || map.iter().any(|(_, _, owner)| owner == node));
         drop(links);
         *self.0.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&map);
         Ok(map)
@@ -192,12 +198,13 @@ impl Cluster {
         known
     }
 
-    /// All at once; the first complete answer counts: one that hangs delays nobody.
+    /// All at once; the first complete answer counts: one that hangs delays nobody. Over the links that there
+    /// are, since this may happen often while slots are moved.
     async fn ask_all(&self) -> Result<Map, RedisError> {
         let mut asked = tokio::task::JoinSet::new();
         for node in self.known() {
-            let dialer = self.0.dialer.clone();
-            asked.spawn(async move { slots(&dialer, &node).await });
+            let link = self.link(&node);
+            asked.spawn(async move { slots(&link, &node).await });
         }
         let mut last = RedisError::from((Kind::ClusterConnectionNotFound, "no node of the cluster answers"));
         while let Some(answer) = asked.join_next().await {
@@ -212,9 +219,9 @@ impl Cluster {
 }
 
 /// What one node knows.
-async fn slots(dialer: &Dialer, node: &Node) -> Result<Map, RedisError> {
-    let mut connection = dialer.dial(node, Events::none()).await?;
-    let ranges: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+async fn slots(link: &Link, node: &Node) -> Result<Map, RedisError> {
+    let ranges = link.run(cmd("CLUSTER").arg("SLOTS")).await.map_err(|failure| failure.error)?;
+    let ranges: Vec<Vec<Value>> = redis::from_redis_value(ranges)?;
     let mut map: Map = ranges.iter().filter_map(|range| self::range(range, node)).collect();
     map.sort_by_key(|(first, ..)| *first);
     Ok(map)
@@ -246,7 +253,8 @@ fn refusal(failure: &Failure, asked: &Node) -> Option<Refusal> {
         "MOVED" => Some(target().map_or(Refusal::Later, Refusal::Moved)),
         "ASK" => Some(target().map_or(Refusal::Later, Refusal::Ask)),
         // READONLY: a primary that was demoted and does not know its slot's new one yet.
-        "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => Some(Refusal::Later),
+        "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" => Some(Refusal::Later),
+        "TRYAGAIN" => Some(Refusal::Wait),
         _ => None,
     }
 }

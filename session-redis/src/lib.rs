@@ -26,7 +26,8 @@
 //! Version 7.0; for an ACL user the keys `~prefix*`, the channels `&prefix*`, and the commands that the
 //! scripts and this crate use: `+@read +@write +@scripting +@pubsub +@connection +info +time`, and `+cluster`
 //! in a cluster. Two connections for each store, however many requests there are: one for commands (in a
-//! cluster one for each primary), and one for messages once somebody has waited for a lock.
+//! cluster one for each primary and each node of the URL), and one for messages once somebody has waited for
+//! a lock.
 //!
 //! # What it promises
 //!

@@ -187,6 +187,52 @@ async fn a_script_that_empties_a_key_comes_to_its_end_while_the_slot_moves() {
     assert!(store.keys_of(&alice, None, 10).await.unwrap().keys.is_empty());
 }
 
+/// Since the last time: the connections that all nodes accepted from others than this test, and how often
+/// they were asked for the map.
+async fn dialled_and_asked(cluster: &RedisCluster) -> (u64, u64) {
+    let (mut dialled, mut asked) = (0, 0);
+    for node in cluster.nodes() {
+        let info = node.command(["INFO", "stats"]).await.unwrap();
+        let mut lines = info.text().unwrap().lines();
+        let count = lines.find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+        dialled += count.parse::<u64>().unwrap() - 1; // that of INFO
+        asked += calls(node, "cluster|slots").await;
+        node.command(["CONFIG", "RESETSTAT"]).await.unwrap();
+    }
+    (dialled, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_on_its_way_costs_no_connections() {
+    let Some(cluster) = installed(RedisCluster::start().await) else { return };
+    // By a name that the nodes do not use. It waits only shortly for a slot that is on its way; and it is
+    // connected to all nodes, which it asked what they promise.
+    let port = cluster.nodes()[0].address().port();
+    let url = format!("redis+cluster://localhost:{port}?connect_timeout=500ms");
+    let store = RedisStore::connect_url(&url).await.unwrap();
+    let (key, other) = (crate::common::key(), crate::common::key());
+    let version = insert(&store, &key, "one").await;
+    insert(&store, &other, "one").await;
+    let (from, slot) = cluster.owner_of(&name(&key, "")).await.unwrap();
+    let to = (from + 1) % 3;
+    cluster.begin_move(slot, from, to).await.unwrap();
+    dialled_and_asked(&cluster).await;
+    // Tried for as long as the store is patient: record and lock are not on one side.
+    let error = store.replace(&key, version, &put("two")).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error:?}");
+    store.load(&other).await.unwrap().unwrap();
+    assert_eq!(dialled_and_asked(&cluster).await, (0, 0));
+    while cluster.move_keys(slot, from, to, 100).await.unwrap() > 0 {}
+    cluster.end_move(slot, to).await.unwrap();
+    dialled_and_asked(&cluster).await;
+    // The first is redirected, the second needs a new map.
+    for _ in 0..2 {
+        assert_eq!(store.load(&key).await.unwrap().unwrap().data, "one");
+    }
+    let (dialled, asked) = dialled_and_asked(&cluster).await;
+    assert!(dialled == 0 && asked > 0, "{dialled} connections, asked {asked} times");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_restarts_is_found_again() {
     let Some(cluster) = installed(RedisCluster::start().await) else { return };
