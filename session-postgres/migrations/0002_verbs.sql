@@ -62,7 +62,8 @@ BEGIN
     RETURN CASE WHEN FOUND THEN 3 ELSE 1 END;
 END $$;
 
--- Whoever holds the lock. A lease of another outlives the record, in a row that is not live; that of the caller ends.
+-- Whoever holds the lock. A lease of another outlives the record, in a row that is not live; that of the caller ends. A damaged
+-- record stays as it is, its lock too, and is returned with the same outcome.
 CREATE FUNCTION @@delete(
     a_key bytea, a_token bytea,
     OUT outcome integer, OUT version bytea, OUT data bytea, OUT left_us bigint, OUT principal bytea
@@ -70,7 +71,7 @@ CREATE FUNCTION @@delete(
 BEGIN
     outcome := 0;
     DELETE FROM @@records s
-        WHERE s.key = a_key AND s.expires_us > @now@ AND (s.lock_until_us <= @now@ OR s.lock_token = a_token)
+        WHERE s.key = a_key AND s.expires_us > @now@ AND (s.lock_until_us <= @now@ OR s.lock_token = a_token) AND @intact@
         RETURNING s.version, s.data, s.expires_us - @now@, s.principal INTO version, data, left_us, principal;
     IF FOUND THEN
         RETURN;
@@ -78,7 +79,8 @@ BEGIN
     SELECT s.version, s.data, s.expires_us - @now@, s.principal INTO version, data, left_us, principal
         FROM @@records s WHERE s.key = a_key AND s.expires_us > @now@ FOR UPDATE;
     IF FOUND THEN
-        UPDATE @@records s SET expires_us = 0, expires_h = 0, version = '', data = '', principal = NULL WHERE s.key = a_key;
+        UPDATE @@records s SET expires_us = 0, expires_h = 0, version = '', data = '', principal = NULL
+            WHERE s.key = a_key AND @intact@;
     ELSE
         outcome := 1;
         DELETE FROM @@records s WHERE s.key = a_key AND s.lock_token = a_token;

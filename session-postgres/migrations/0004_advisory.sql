@@ -72,7 +72,8 @@ BEGIN
 END $$;
 
 -- Writes (or deletes) of holders, then unlocks them. The caller sorts by key, so that two of these never wait for each other's rows.
--- After a conflict the lock is kept. a_until_us: when the lease ends, as the server said when it was granted.
+-- After a conflict the lock is kept, and so it is when what is to be deleted is damaged: that stays as it is, and is returned with the
+-- same outcome. a_until_us: when the lease ends, as the server said when it was granted.
 --
 -- Whoever locks next must find what is written here, so no lock may be free before the commit. It is not: each is first taken once more,
 -- shared and until the end of the transaction, which is what keeps everyone else from it while the commit is on its way.
@@ -89,10 +90,12 @@ BEGIN
     FOR j IN 1..cardinality(a_lock) LOOP
         o := 0; v := NULL; d := NULL; l := NULL; p := NULL;
         IF a_delete[j] THEN
-            DELETE FROM @@records s WHERE s.key = a_key[j] AND s.expires_us > @now@
+            DELETE FROM @@records s WHERE s.key = a_key[j] AND s.expires_us > @now@ AND @intact@
                 RETURNING s.version, s.data, s.expires_us - @now@, s.principal INTO v, d, l, p;
             IF NOT FOUND THEN
-                o := 1;
+                SELECT s.version, s.data, s.expires_us - @now@, s.principal INTO v, d, l, p
+                    FROM @@records s WHERE s.key = a_key[j] AND s.expires_us > @now@ AND NOT (@intact@);
+                o := CASE WHEN FOUND THEN 3 ELSE 1 END;
             END IF;
         ELSE
             UPDATE @@records s

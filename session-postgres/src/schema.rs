@@ -19,6 +19,9 @@ const STEPS: [(&str, &str); 4] = [
 /// 53 bits are enough until the year 2255: `extract` computes with decimals, which takes ten times as long.
 const NOW: &str = "((date_part('epoch', clock_timestamp()) * 1000000)::bigint)";
 
+/// Whether a row `s` is one that this driver wrote. Another is left where it is, and reading it is an error.
+const INTACT: &str = "octet_length(s.version) = 16 AND coalesce(octet_length(s.principal), 32) = 32";
+
 /// One step on the way to the tables and functions of this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,7 +73,8 @@ impl PostgresConfig {
         let sql = sql.replace("@now@", NOW);
         // A lease is two more updates of the row for each of the session.
         let fillfactor = if self.lock_mode == LockMode::Lease { "70" } else { "85" };
-        sql.replace("@@", &self.qualified())
+        sql.replace("@intact@", INTACT)
+            .replace("@@", &self.qualified())
             .replace("@prefix@", &self.prefix)
             .replace("@unlogged@", if self.unlogged { "UNLOGGED" } else { "" })
             .replace("@fillfactor@", fillfactor)

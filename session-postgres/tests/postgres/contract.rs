@@ -2,11 +2,11 @@
 
 use crate::support::*;
 use session_core::{
-    Acquired, Deleted, Durability, ErrorKind, Grant, Inserted, Loaded, LockingStore as _, PrincipalKey, Put,
-    Released, Renewed, Replaced, SessionIndex as _, SessionLock as _, SessionStore as _, SessionSweeper as _,
-    Touched, Version,
+    Acquired, Deleted, Durability, Effect, ErrorKind, Grant, Inserted, Loaded, LockingStore as _,
+    PrincipalKey, Put, Released, Renewed, Replaced, SessionIndex as _, SessionLock as _, SessionStore as _,
+    SessionSweeper as _, Touched, Version,
 };
-use session_postgres::PostgresStore;
+use session_postgres::{PostgresConfig, PostgresStore};
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(60);
@@ -326,4 +326,41 @@ async fn what_is_too_long_is_not_sent() {
         assert!(matches!(granted, Acquired::Granted(_)));
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_an_error_and_stays() {
+    let Some(server) = shared().await else { return };
+    for (mode, statements) in WAYS {
+        let schema = schema();
+        let config = PostgresConfig::from_url(&server.url()).unwrap().schema(&schema);
+        let store = PostgresStore::connect(config.lock_mode(mode).statements(statements)).await.unwrap();
+        for damage in ["version = substr(version, 2)", "principal = '\\x07'"] {
+            let (key, _) = created(&store, "one").await;
+            let (grant, _) = locked(&store, &key).await;
+            let row = format!("{schema}.session_records WHERE key = '\\x{key}'");
+            let update = row.replace(" WHERE", &format!(" SET {damage} WHERE"));
+            server.query(&format!("UPDATE {update}")).await.unwrap();
+            let image = format!("SELECT (version, data, expires_us, principal) FROM {row}");
+            let before = server.query(&image).await.unwrap();
+            // Whoever deletes it, and whoever holds the lock; who holds it keeps it.
+            for _ in 0..2 {
+                let errors = [
+                    store.load(&key).await.map(drop).unwrap_err(),
+                    store.delete(&key).await.map(drop).unwrap_err(),
+                    store.delete_and_release(&Grant::new(key, token())).await.map(drop).unwrap_err(),
+                    store.delete_and_release(&grant).await.map(drop).unwrap_err(),
+                ];
+                for error in errors {
+                    assert_eq!((error.kind(), error.effect()), (ErrorKind::Damaged, Effect::None), "{error}");
+                }
+                assert_eq!(server.query(&image).await.unwrap(), before, "{mode:?}: it was left as it is");
+            }
+            assert_eq!(store.renew(&grant, LEASE).await.unwrap(), Renewed::Extended);
+            assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
+            let error = store.delete(&key).await.map(drop).unwrap_err();
+            assert_eq!((error.kind(), error.effect()), (ErrorKind::Damaged, Effect::None), "{error}");
+            assert_eq!(server.query(&image).await.unwrap(), before, "{mode:?}: it was left as it is");
+        }
+    }
 }
