@@ -66,7 +66,11 @@ impl PostgresStore {
                         self.inner.turns.renewed(lock, token, until);
                         return Ok(Taken::Granted(Grant::new(*key, token), stored));
                     }
-                    Attempt::Missing => return Ok(Taken::Missing),
+                    Attempt::Missing => {
+                        // Nor is there a lock any more.
+                        self.inner.turns.free(lock, token);
+                        return Ok(Taken::Missing);
+                    }
                     // Its end came in between.
                     Attempt::Held(retry_after) if Instant::now() >= patience => {
                         return Ok(Taken::Held(Held { retry_after }));
@@ -204,9 +208,10 @@ impl SessionLock for PostgresStore {
                 None => false,
             },
             Mode::Lease(rows) => {
-                let freed = rows.release(grant).await?;
+                let freed = rows.release(grant).await;
+                // Whatever became of it: that the lock may still be taken, its row says to who asks next.
                 self.forget(grant);
-                freed
+                freed?
             }
         };
         Ok(if freed { Released::Freed } else { Released::Lost })

@@ -113,6 +113,15 @@ impl State {
             self.entries.remove(&lock);
         }
     }
+
+    /// Counts those no more whose lease in a row ended without a release. (On a connection its task frees
+    /// them.) Where somebody waits, the place is his: he takes it over as soon as the lease is over.
+    fn forget_expired(&mut self) {
+        let (now, before) = (Instant::now(), self.entries.len());
+        let over = |owner: &Owner| matches!(owner.held, Some((Place::Row, until)) if until <= now);
+        self.entries.retain(|_, entry| entry.waiters > 0 || !entry.owner.as_ref().is_some_and(over));
+        self.owned -= before - self.entries.len();
+    }
 }
 
 enum Try {
@@ -174,6 +183,9 @@ impl Turns {
                 None => return Ok(Try::Wait(None)),
             }
             return Ok(Try::Taken);
+        }
+        if state.owned >= self.max {
+            state.forget_expired();
         }
         if state.owned >= self.max {
             return Err(Error::new(ErrorKind::TooLarge, "acquire").with_context(format!(
@@ -286,5 +298,37 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::TooLarge);
         drop(first);
         assert!(turns.turn(2, token(2), Instant::now()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_without_a_release_counts_until_the_lease_is_over() {
+        let turns = Turns::new(1);
+        let (now, lease) = (Instant::now(), Duration::from_millis(10));
+        for lock in 1..4 {
+            let Ok(Turn::Asking(asking)) = turns.turn(lock, token(1), now).await else { panic!("{lock}") };
+            asking.granted(Place::Row, Instant::now() + lease);
+            let Err(error) = turns.turn(9, token(9), now).await else { panic!("{lock} is held") };
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            tokio::time::advance(lease).await;
+        }
+        assert_eq!(turns.state().entries.len(), 1);
+    }
+
+    /// At the limit, too, the place of who left without a release is for who waits for that very lock.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_takes_the_place_over() {
+        let turns = Turns::new(1);
+        let (now, lease) = (Instant::now(), Duration::from_millis(10));
+        let Ok(Turn::Asking(first)) = turns.turn(LOCK, token(1), now).await else { panic!("free") };
+        first.granted(Place::Row, now + lease);
+        let mut second = std::pin::pin!(turns.turn(LOCK, token(2), now + 2 * lease));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("it is held"),
+            () = std::future::ready(()) => {}
+        }
+        tokio::time::advance(lease).await;
+        assert!(turns.turn(2, token(3), now).await.is_err());
+        assert!(matches!(second.await, Ok(Turn::Asking(_))));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use session_core::{
-    Acquired, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
+    Acquired, Deleted, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
     SessionStore as _, StorageKey,
 };
 use session_postgres::{LockMode, PostgresConfig, PostgresStore};
@@ -133,7 +133,7 @@ async fn who_waits_is_woken() {
             assert!(matches!(loaded, Loaded::Held(_)), "{loaded:?}");
             assert!(started.elapsed() >= wait && started.elapsed() < wait * 10, "{:?}", started.elapsed());
         }
-        assert!(matches!(first.delete_and_release(&grant).await.unwrap(), session_core::Deleted::Removed(_)));
+        assert!(matches!(first.delete_and_release(&grant).await.unwrap(), Deleted::Removed(_)));
         assert!(matches!(
             second.acquire_and_load(&key, token(), LEASE, LEASE).await.unwrap(),
             Loaded::Missing
@@ -321,5 +321,46 @@ async fn a_lease_goes_to_who_has_waited_longest() {
     waiting.abort();
     assert_eq!(first.release(&grant).await.unwrap(), Released::Freed);
     let free = first.acquire(&key, token(), LEASE, Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(free, Acquired::Granted(_)), "{free:?}");
+}
+
+/// A holder whose release fails, or that leaves without one, takes no room from others for longer than its
+/// lease.
+#[tokio::test]
+async fn locks_that_are_not_released_are_not_counted_for_ever() {
+    let Some(server) = shared().await else { return };
+    let schema = schema();
+    let config = PostgresConfig::from_url(&server.url()).unwrap().schema(&schema).lock_mode(LockMode::Lease);
+    let store = PostgresStore::connect(config.max_locks(1)).await.unwrap();
+    let (key, _) = created(&store, "one").await;
+
+    // The release fails: the lock stays in its row, and is nobody's here.
+    let (grant, _) = locked(&store, &key).await;
+    let release = format!("ALTER FUNCTION {schema}.session_release");
+    server.query(&format!("{release} RENAME TO away")).await.unwrap();
+    assert_eq!(store.release(&grant).await.unwrap_err().kind(), ErrorKind::Invalid);
+    server.query(&format!("ALTER FUNCTION {schema}.away RENAME TO session_release")).await.unwrap();
+    let (other, _) = created(&store, "two").await;
+    let (room, _) = locked(&store, &other).await;
+    assert_eq!(store.release(&room).await.unwrap(), Released::Freed);
+    assert!(matches!(store.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap(), Acquired::Held(_)));
+    assert_eq!(store.release(&grant).await.unwrap(), Released::Freed);
+
+    // The session is destroyed under its holder, who asks again.
+    let (grant, _) = locked(&store, &key).await;
+    assert!(matches!(store.delete(&key).await.unwrap(), Deleted::Removed(_)));
+    let again = store.acquire_and_load(&key, *grant.token(), LEASE, NO_WAIT).await.unwrap();
+    assert!(matches!(again, Loaded::Missing), "{again:?}");
+    let (room, _) = locked(&store, &other).await;
+    assert_eq!(store.release(&room).await.unwrap(), Released::Freed);
+
+    // Nothing is released at all.
+    let lease = Duration::from_millis(60);
+    let left = store.acquire(&other, token(), lease, NO_WAIT).await.unwrap();
+    assert!(matches!(left, Acquired::Granted(_)), "{left:?}");
+    let error = store.acquire(&key, token(), lease, NO_WAIT).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    tokio::time::sleep(lease).await;
+    let free = store.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap();
     assert!(matches!(free, Acquired::Granted(_)), "{free:?}");
 }
