@@ -50,6 +50,7 @@ impl Advisory {
             sql: LinkSql::new(config),
             timeout: config.timeout,
             connect_timeout: config.connect_timeout,
+            max_value: config.max_value,
             // Random bytes as text; a token is just that.
             nonce: Token::random(&*config.random)?.to_string(),
         });

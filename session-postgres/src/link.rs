@@ -56,6 +56,8 @@ pub(crate) struct Linker {
     pub(crate) sql: LinkSql,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// The longest record, in bytes.
+    pub(crate) max_value: usize,
     /// Unpredictable, so that no pooler has another client's by chance.
     pub(crate) nonce: String,
 }

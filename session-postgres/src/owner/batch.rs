@@ -11,6 +11,12 @@ use tokio::{
     time::Instant,
 };
 
+/// How many sessions one statement serves at most.
+const MAX_LEN: usize = 64;
+/// After how much data of commits a batch ends, the longest record to come on top. The server ends a
+/// connection, and with it the locks of others, that sends more than 1 GiB at once.
+const MAX_BYTES: usize = 64 << 20;
+
 /// A lock to be freed; without a reply it is this task's own doing.
 pub(super) type Release = (i64, Token, Option<oneshot::Sender<Result<bool>>>);
 
@@ -19,6 +25,8 @@ pub(super) struct Batch {
     pub(super) releases: Vec<Release>,
     pub(super) asks: Vec<Asked>,
     pub(super) commits: Vec<Commit>,
+    /// The data of `commits`.
+    pub(super) bytes: usize,
     pub(super) wait: Option<(Ask, Duration, OwnedSemaphorePermit)>,
     /// The locks of `asks` and `commits`, each once.
     pub(super) locks: HashSet<i64>,
@@ -82,6 +90,10 @@ impl Trouble {
 impl Batch {
     pub(super) fn len(&self) -> usize {
         self.releases.len() + self.asks.len() + self.commits.len() + usize::from(self.wait.is_some())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= MAX_LEN || self.bytes >= MAX_BYTES || self.wait.is_some()
     }
 
     /// A caller that has gone does not hear of it; the reply's failure is of no interest then, here and

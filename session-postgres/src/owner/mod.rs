@@ -28,8 +28,6 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// How many sessions one statement serves at most.
-const MAX_BATCH: usize = 64;
 /// How much later than the last lease the server ends a connection that says nothing: this task is given the
 /// time to unlock by itself.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -108,7 +106,7 @@ impl Owner {
             let mut batch = Batch::default();
             self.expire(&mut batch);
             while let Some(command) = next.take() {
-                if batch.locks.contains(&command.lock()) || batch.len() >= MAX_BATCH || batch.wait.is_some() {
+                if batch.locks.contains(&command.lock()) || batch.is_full() {
                     self.deferred = Some(command);
                     break;
                 }
@@ -175,6 +173,8 @@ impl Owner {
             Command::Commit { token, write, reply, .. } => match mine(token) {
                 Some(held) => {
                     batch.locks.insert(lock);
+                    // What is deleted is in the answer.
+                    batch.bytes += write.put.as_ref().map_or(self.linker.max_value, |put| put.data.len());
                     batch.commits.push(Commit { lock, token, until_us: held.until_us, write, reply });
                 }
                 None => drop(reply.send(Ok(Written::NotHolder))),

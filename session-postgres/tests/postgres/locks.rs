@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use session_core::{
-    Acquired, Deleted, ErrorKind, Grant, Loaded, LockingStore as _, Released, Replaced, SessionLock as _,
-    SessionStore as _, StorageKey,
+    Acquired, Deleted, ErrorKind, Grant, Loaded, LockingStore as _, Put, Released, Replaced,
+    SessionLock as _, SessionStore as _, StorageKey, Version,
 };
 use session_postgres::{LockMode, PostgresConfig, PostgresStore};
 use std::time::{Duration, Instant};
@@ -363,4 +363,55 @@ async fn locks_that_are_not_released_are_not_counted_for_ever() {
     tokio::time::sleep(lease).await;
     let free = store.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap();
     assert!(matches!(free, Acquired::Granted(_)), "{free:?}");
+}
+
+/// Commits that wait for their connection are one statement, but never one that is too long for the server.
+#[tokio::test]
+async fn commits_of_long_records_are_not_sent_all_at_once() {
+    let Some(server) = shared().await else { return };
+    let schema = schema();
+    let config = PostgresConfig::from_url(&server.url()).unwrap().schema(&schema).lock_connections(1);
+    let config = config.max_value(256 << 20).timeout(Duration::from_secs(60));
+    let store = PostgresStore::connect(config).await.unwrap();
+    let log = format!(
+        "CREATE TABLE {schema}.log (id bigint); CREATE FUNCTION {schema}.log() RETURNS trigger LANGUAGE plpgsql AS \
+         $f$ BEGIN INSERT INTO {schema}.log VALUES (txid_current()); RETURN NULL; END $f$; \
+         CREATE TRIGGER log AFTER UPDATE OR DELETE ON {schema}.session_records \
+         FOR EACH ROW EXECUTE FUNCTION {schema}.log()"
+    );
+    server.query(&log).await.unwrap();
+    let together = async || {
+        let most = format!(
+            "WITH gone AS (DELETE FROM {schema}.log RETURNING id), batches AS (SELECT count(*) AS n FROM gone GROUP BY id) \
+             SELECT string_agg(n::text, ' ' ORDER BY n) FROM batches"
+        );
+        server.query(&most).await.unwrap()
+    };
+    let three = async || {
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let (key, version) = created(&store, "short").await;
+            held.push((locked(&store, &key).await.0, version));
+        }
+        <[_; 3]>::try_from(held).unwrap()
+    };
+    // On one thread, all three have asked before the connection's task sees the first of them.
+    for (megabytes, batches) in [(1, "3"), (33, "1 2")] {
+        let [a, b, c] = three().await;
+        let long = Put::new(vec![7; megabytes << 20].into(), TTL);
+        let write = async |(grant, version): &(Grant, Version)| {
+            let written = store.replace_and_release(grant, *version, &long).await.unwrap();
+            assert!(matches!(written, Replaced::Done(_)), "{written:?}");
+        };
+        tokio::join!(write(&a), write(&b), write(&c));
+        assert_eq!(together().await, batches, "{megabytes} MiB each");
+    }
+    // What is deleted comes back, and may be as long as any record.
+    let [a, b, c] = three().await;
+    let delete = async |(grant, _): &(Grant, Version)| {
+        let deleted = store.delete_and_release(grant).await.unwrap();
+        assert!(matches!(deleted, Deleted::Removed(_)), "{deleted:?}");
+    };
+    tokio::join!(delete(&a), delete(&b), delete(&c));
+    assert_eq!(together().await, "1 1 1");
 }
