@@ -11,6 +11,7 @@
 //! holder would live for as long as waiters come and go.
 
 use crate::{
+    connection::RELATIVE,
     exchange::{Asked, Look, Sight},
     hints::Hint,
     item::{Item, Swapped},
@@ -45,7 +46,7 @@ pub(crate) struct State {
     queue: Vec<Token>,
     /// When its lease ends, by the server's clock in milliseconds.
     ends: u64,
-    /// The server's expiry, in whole seconds from now.
+    /// The server's expiry, as it takes it: see [`exptime`](crate::connection::ServerClock::exptime).
     exptime: u32,
     cas: u64,
     /// What is left of the lease.
@@ -104,10 +105,11 @@ impl<'a> Attempt<'a> {
             holder: Token::from_bytes(value.stamp),
             queue: tokens.iter().map(|token| Token::from_bytes(*token)).collect(),
             ends: value.ends,
-            // As the server says, so that writing it back moves nothing; zero would mean for ever.
+            // As the server says, so that writing it back moves nothing. Zero would mean for ever, and more than
+            // this a date in 1970.
             exptime: match item.left.map(u32::try_from) {
-                Some(Ok(left)) => left.max(1),
-                Some(Err(_)) | None => self.exptime(value.ends)?,
+                Some(Ok(left)) if left <= RELATIVE => left.max(1),
+                Some(_) | None => self.exptime(value.ends)?,
             },
             cas: item.cas,
             left: self.lease.left(item, value.ends)?.max(Duration::from_secs(1)),

@@ -27,7 +27,7 @@ const BUFFER: usize = 16 << 10;
 /// From here on the meta commands are used unasked: the oldest version that they were tested with.
 const META_SINCE: (u32, u32, u32) = (1, 6, 18);
 /// Above 30 days memcached takes a number of seconds for a date.
-const RELATIVE: u64 = 30 * 24 * 3600;
+pub(crate) const RELATIVE: u32 = 30 * 24 * 3600;
 
 /// Makes connections to one server.
 #[derive(Debug)]
@@ -90,8 +90,10 @@ impl ServerClock {
     pub(crate) fn exptime(&self, ttl: Duration) -> u32 {
         const NEVER: u32 = 0;
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).saturating_add(SHORT);
-        if seconds <= RELATIVE {
-            return u32::try_from(seconds).unwrap_or(NEVER);
+        if let Ok(seconds) = u32::try_from(seconds)
+            && seconds <= RELATIVE
+        {
+            return seconds;
         }
         // The second it is in now has begun at most one after what `now` knows of.
         let date = (self.now() / 1000 + 1).saturating_add(seconds);

@@ -3,7 +3,9 @@
 
 use crate::{common::*, with_server};
 use session_conformance::servers::memcached::MemcachedServer;
-use session_core::{Inserted, Put, Replaced, SessionStore as _, StorageKey, Touched};
+use session_core::{
+    Acquired, Inserted, Put, Replaced, SessionLock as _, SessionStore as _, StorageKey, Touched,
+};
 use session_memcached::MemcachedStore;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -51,6 +53,25 @@ async fn long_ttls_mean_what_they_say() {
         assert!(store.insert(&key, &Put::new("data".into(), Duration::MAX)).await.is_ok());
         assert_eq!(left(&server, &key).await, -1);
         assert!(load(&store, &key).await.ttl > DAY * 36_500);
+    }
+}
+
+/// Who joins or leaves the queue writes the lock again, with what is left of its lease.
+#[tokio::test]
+async fn a_lease_of_more_than_thirty_days_outlives_its_waiters() {
+    let server = with_server!();
+    for protocol in BOTH {
+        let (store, key) = (store(&server, protocol).await, new_key());
+        let lease = DAY * 31;
+        let granted = store.acquire(&key, new_token(), lease, Duration::ZERO).await.unwrap();
+        let Acquired::Granted(grant) = granted else { panic!("{granted:?}") };
+        for _ in 0..3 {
+            let asked = store.acquire(&key, new_token(), lease, Duration::from_millis(30)).await.unwrap();
+            let Acquired::Held(held) = asked else { panic!("two holders: {asked:?}") };
+            let left = held.retry_after.unwrap();
+            assert!(left <= lease + 3 * RESOLUTION && left + 3 * RESOLUTION >= lease, "{left:?}");
+        }
+        release(&store, &grant).await;
     }
 }
 
