@@ -1,7 +1,7 @@
 //! Which servers, and how to use them, from a struct or from a URL.
 
 use session_core::{Error, ErrorKind, Result};
-use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
+use std::{fmt, num::NonZeroUsize, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// memcached's own port.
 pub const DEFAULT_PORT: u16 = 11211;
@@ -9,6 +9,10 @@ pub const DEFAULT_PORT: u16 = 11211;
 pub const MAX_PREFIX: usize = 64;
 /// How many servers at most.
 pub const MAX_SERVERS: usize = 1024;
+/// How many connections to each server at most.
+const MAX_POOL: usize = 1000;
+/// The shortest and the longest timeout.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
 
 const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 
@@ -21,8 +25,8 @@ const OPTIONS: &str = "prefix, protocol, timeout, pool, max_value";
 /// |---|---|---|---|
 /// | `prefix` | at most [`MAX_PREFIX`] letters, digits and `: _ . / -` | `session:` | what every key begins with |
 /// | `protocol` | `auto`, `plain`, `meta` | `auto` | which commands are used |
-/// | `timeout` | a whole number with its unit: `500ms`, `2s` | `2s` | for an operation, waiting for a connection included |
-/// | `pool` | at least 1 | `16` | connections to each server |
+/// | `timeout` | a whole number with its unit, `1ms` to `600s` | `2s` | for an operation, waiting for a connection included |
+/// | `pool` | 1 to 1000 | `16` | connections to each server |
 /// | `max_value` | bytes | what the servers' item limit leaves | the longest record |
 ///
 /// Nothing is percent-decoded: no value needs it. There is no user and no password: memcached's own access
@@ -60,9 +64,9 @@ pub struct MemcachedConfig {
     /// Which commands are used.
     pub protocol: Protocol,
     /// How long an operation may take, from waiting for a connection to the last byte of the reply, before it
-    /// fails. The time spent waiting for a lock is not counted. Default 2 s.
+    /// fails. The time spent waiting for a lock is not counted. 1 ms to 10 minutes, default 2 s.
     pub timeout: Duration,
-    /// How many connections to each server. Default 16.
+    /// How many connections to each server. At most 1,000, default 16.
     pub pool: NonZeroUsize,
     /// The longest record, in bytes. By default what the servers' item limit (`-I`) leaves: the smallest of
     /// those that can be reached at connect.
@@ -185,7 +189,7 @@ impl MemcachedConfig {
             "timeout" => {
                 self.timeout = duration(value).ok_or_else(|| bad("a duration such as 500ms or 2s"))?
             }
-            "pool" => self.pool = value.parse().map_err(|_| bad("a number of connections, at least 1"))?,
+            "pool" => self.pool = value.parse().map_err(|_| bad("a number of connections, 1 to 1000"))?,
             "max_value" => {
                 self.max_value = Some(value.parse().map_err(|_| bad("a number of bytes"))?);
             }
@@ -213,8 +217,12 @@ impl MemcachedConfig {
             let allowed = "letters, digits and : _ . / -";
             return Err(invalid(format!("prefix {:?}: at most {MAX_PREFIX} of {allowed}", self.prefix)));
         }
-        if self.timeout.is_zero() {
-            return Err(invalid("a timeout of zero: nothing could ever be answered"));
+        if self.pool.get() > MAX_POOL {
+            return Err(invalid(format!("pool={}: 1 to {MAX_POOL} connections", self.pool)));
+        }
+        if !TIMEOUTS.contains(&self.timeout) {
+            let (shortest, longest) = (TIMEOUTS.start(), TIMEOUTS.end());
+            return Err(invalid(format!("timeout={:?}: {shortest:?} to {longest:?}", self.timeout)));
         }
         Ok(())
     }
@@ -267,10 +275,14 @@ mod tests {
             ("memcached://a\r\nflush_all", "not a host"),
             ("memcached://a,a:11211", "twice"),
             ("memcached://user:secret@a", "password"),
-            ("memcached://a?timeout=0s", "timeout"),
+            ("memcached://a?timeout=0s", "timeout=0ns: 1ms to 600s"),
+            ("memcached://a?timeout=601s", "timeout=601s: 1ms to 600s"),
+            ("memcached://a?timeout=18446744073709551615s", "1ms to 600s"),
             ("memcached://a?timeout=5", "500ms"),
             ("memcached://a?timeout=5h", "500ms"),
-            ("memcached://a?pool=0", "at least 1"),
+            ("memcached://a?pool=0", "1 to 1000"),
+            ("memcached://a?pool=1001", "pool=1001: 1 to 1000"),
+            ("memcached://a?pool=18446744073709551616", "1 to 1000"),
             ("memcached://a?protocol=binary", "auto, plain or meta"),
             ("memcached://a?ttl=5", OPTIONS),
             ("memcached://a?prefix=a b", "prefix"),

@@ -30,6 +30,9 @@ use session_core::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// Longer waits are this long: time that is added to the clock has to stay within its range.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Inner {
     /// Asks until it is granted, there is no record, or `wait` is over; pauses in between without a
     /// connection.
@@ -45,7 +48,7 @@ impl Inner {
         first: Look,
         operation: &'static str,
     ) -> Result<(Attempt<'a>, Taken)> {
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
         let mut pauses = Pauses::default();
         let mut look = first;
         loop {

@@ -1,7 +1,10 @@
 //! Sizes and names: what is refused is refused before anything is sent.
 
 use crate::{common::*, with_server};
-use session_core::{Effect, ErrorKind, Inserted, LockingStore as _, Put, Replaced, SessionStore as _};
+use session_core::{
+    Acquired, Effect, ErrorKind, Inserted, LockingStore as _, Put, Replaced, SessionLock as _,
+    SessionStore as _,
+};
 use session_memcached::{MAX_PREFIX, MemcachedConfig, MemcachedStore};
 use std::time::Duration;
 
@@ -88,6 +91,37 @@ async fn a_refused_write_is_an_error_and_leaves_the_record() {
         );
         assert_eq!(server.command(&format!("get {its}")).await.unwrap(), "END", "why `ms` is not used");
         drop(store);
+    }
+}
+
+#[tokio::test]
+async fn no_lease_and_no_wait_is_too_long() {
+    let server = with_server!();
+    for protocol in BOTH {
+        let (store, key) = (store(&server, protocol).await, new_key());
+        let granted = store.acquire(&key, new_token(), Duration::MAX, Duration::MAX).await.unwrap();
+        let Acquired::Granted(grant) = granted else { panic!("{granted:?}") };
+        let waiting = {
+            let store = store.clone();
+            tokio::spawn(async move { store.acquire(&key, new_token(), LEASE, Duration::MAX).await.unwrap() })
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        release(&store, &grant).await;
+        let granted = waiting.await.unwrap();
+        assert!(matches!(granted, Acquired::Granted(_)), "{granted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_cannot_be_used_is_refused_also_in_the_struct() {
+    let mut slow = MemcachedConfig::server("localhost", 11211);
+    let mut many = slow.clone();
+    slow.timeout = Duration::MAX;
+    many.pool = std::num::NonZeroUsize::MAX;
+    for (config, range) in [(slow, "1ms to 600s"), (many, "1 to 1000")] {
+        let error = MemcachedStore::connect(&config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(range), "{error}");
     }
 }
 
