@@ -195,7 +195,7 @@ impl<'a> Attempt<'a> {
         }
         let write = (self.keys.lock.as_str(), value.as_slice(), exptime, state.cas);
         let (swapped, item) = self.lease.swap_and_get(write, &self.keys.data).await?;
-        Ok((swapped? == Swapped::Done).then(|| item.into()))
+        (swapped? == Swapped::Done).then(|| item.map(Sight::from)).transpose()
     }
 
     /// Whether a lease is over, and only the item is left of it: see the [module](self).

@@ -53,7 +53,8 @@ pub(crate) struct Asked {
 pub(crate) struct WrittenAndRead {
     /// The write. A refusal was read whole, like any other reply.
     pub(crate) written: Result<Swapped, Fault>,
-    pub(crate) item: Option<Item>,
+    /// A refusal says nothing of the write.
+    pub(crate) item: Result<Option<Item>, Fault>,
 }
 
 /// The reply to a write that is followed by a release.
@@ -61,7 +62,8 @@ pub(crate) struct WrittenAndRead {
 pub(crate) struct WrittenAndFreed {
     /// The write. A refusal was read whole, like any other reply.
     pub(crate) written: Result<Swapped, Fault>,
-    /// The release, which comes whatever became of the write.
+    /// The release, which comes whatever became of the write. A refusal is as good as a number that is not
+    /// right: the lock is still there.
     pub(crate) freed: Swapped,
 }
 
@@ -140,7 +142,12 @@ impl Connection {
         if !self.facts.meta {
             let added = self.add(lock, value, exptime).await?;
             let lock = if added { None } else { self.get(lock).await? };
-            let record = if look == Look::Away { Sight::Something } else { self.get(record).await?.into() };
+            let record = match look {
+                Look::Away => Sight::Something,
+                Look::Probe | Look::Read => {
+                    self.get(record).await.map_err(|fault| fault.beside(added))?.into()
+                }
+            };
             return Ok(Asked { added, lock, record });
         }
         let (first, second) = (self.next_opaque(), self.next_opaque());
@@ -153,12 +160,13 @@ impl Connection {
         request.send(&mut self.wire).await?;
         let (wire, limit) = (&mut self.wire, self.facts.max_item);
         let added = meta::added(wire).await?;
-        let lock = meta::item(wire, limit, first).await?;
+        let beside = |fault: Fault| fault.beside(added);
+        let lock = meta::item(wire, limit, first).await.map_err(beside)?;
         let record = match look {
             Look::Away => Sight::Something,
-            Look::Probe if meta::exists(wire, second).await? => Sight::Something,
+            Look::Probe if meta::exists(wire, second).await.map_err(beside)? => Sight::Something,
             Look::Probe => Sight::Nothing,
-            Look::Read => meta::item(wire, limit, second).await?.into(),
+            Look::Read => meta::item(wire, limit, second).await.map_err(beside)?.into(),
         };
         Ok(Asked { added, lock, record })
     }
@@ -170,15 +178,17 @@ impl Connection {
         (key, value, exptime, cas): (&str, &[u8], u32, u64),
         other: &str,
     ) -> Result<WrittenAndRead, Fault> {
-        if !self.facts.meta {
-            let written = Ok(self.swap(key, value, exptime, cas).await?);
-            return Ok(WrittenAndRead { written, item: self.get(other).await? });
-        }
-        let opaque = self.next_opaque();
-        let request = Request::default().swap(key, value, exptime, cas).get(other, opaque);
-        request.send(&mut self.wire).await?;
-        let written = or_refused(meta::swapped(&mut self.wire).await)?;
-        let item = meta::item(&mut self.wire, self.facts.max_item, opaque).await?;
+        let (written, item) = if self.facts.meta {
+            let opaque = self.next_opaque();
+            let request = Request::default().swap(key, value, exptime, cas).get(other, opaque);
+            request.send(&mut self.wire).await?;
+            let written = or_refused(meta::swapped(&mut self.wire).await)?;
+            (written, meta::item(&mut self.wire, self.facts.max_item, opaque).await)
+        } else {
+            (Ok(self.swap(key, value, exptime, cas).await?), self.get(other).await)
+        };
+        let done = matches!(written, Ok(Swapped::Done));
+        let item = or_refused(item)?.map_err(|refusal| refusal.beside(done));
         Ok(WrittenAndRead { written, item })
     }
 
@@ -193,7 +203,7 @@ impl Connection {
         let request = Request::default().swap(record, value, exptime, cas).remove(lock, lock_cas, opaque);
         request.send(&mut self.wire).await?;
         let written = or_refused(meta::swapped(&mut self.wire).await)?;
-        let freed = meta::changed(&mut self.wire, opaque).await?;
+        let freed = or_refused(meta::changed(&mut self.wire, opaque).await)?.unwrap_or(Swapped::Changed);
         Ok(WrittenAndFreed { written, freed })
     }
 }

@@ -8,6 +8,8 @@ pub(crate) enum Fault {
     Io(io::Error),
     /// The server refused, with this line: nothing was done.
     Refused(String),
+    /// The same of one command of a request, another one of which was done.
+    RefusedInPart(String),
     /// This is no reply to what was asked.
     Garbled(String),
 }
@@ -23,6 +25,14 @@ impl Fault {
             Self::Garbled(text)
         }
     }
+
+    /// The fault of a command that came together with another one, which was done or not.
+    pub(crate) fn beside(self, done: bool) -> Self {
+        match self {
+            Self::Refused(line) if done => Self::RefusedInPart(line),
+            fault => fault,
+        }
+    }
 }
 
 impl From<io::Error> for Fault {
@@ -35,7 +45,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::Refused(line) => write!(f, "the server refused: {line}"),
+            Self::Refused(line) | Self::RefusedInPart(line) => write!(f, "the server refused: {line}"),
             // What it says could be a record: it is for nobody's log.
             Self::Garbled(line) => write!(f, "the server said something else ({} bytes)", line.len()),
         }

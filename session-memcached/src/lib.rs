@@ -92,7 +92,7 @@
 //! | kind | what happened |
 //! |---|---|
 //! | `Unavailable` | no connection, no reply in time, or a connection that broke; it is closed, and the next operation opens another |
-//! | `Backend` | the server refused (`SERVER_ERROR`; nothing was done), or said what no memcached says |
+//! | `Backend` | the server refused (`SERVER_ERROR`; nothing was done, or its effect is `Unknown`), or said what no memcached says |
 //! | `Damaged` | under the session's key is what this driver did not write for this session; it is left where it is |
 //! | `Unsupported` | at connect: a server without cas numbers (`-C`), or without the meta protocol where that was asked for; the text names the cure |
 //! | `Invalid`, `TooLarge` | see above |

@@ -185,12 +185,13 @@ impl Lease<'_> {
         &mut self,
         write: (&str, &[u8], u32, u64),
         other: &str,
-    ) -> Result<(Result<Swapped>, Option<Item>)> {
+    ) -> Result<(Result<Swapped>, Result<Option<Item>>)> {
         self.fits(write.0, write.1)?;
         let (connection, deadline) = self.begin()?;
         let outcome = timeout_at(deadline, connection.swap_and_get(write, other)).await;
         let WrittenAndRead { written, item } = self.end(outcome, Effect::Unknown)?;
-        Ok((written.map_err(|refusal| self.error(refusal, Effect::Unknown)), item))
+        let refused = |refusal| self.error(refusal, Effect::Unknown);
+        Ok((written.map_err(refused), item.map_err(refused)))
     }
 
     pub(crate) async fn swap_and_remove(
@@ -243,7 +244,9 @@ impl Lease<'_> {
         let error = match fault {
             Fault::Io(_) => Error::unavailable(self.operation, fault).with_effect(effect),
             Fault::Refused(_) => Error::backend(self.operation, fault).with_effect(Effect::None),
-            Fault::Garbled(_) => Error::backend(self.operation, fault).with_effect(effect),
+            Fault::RefusedInPart(_) | Fault::Garbled(_) => {
+                Error::backend(self.operation, fault).with_effect(effect)
+            }
         };
         error.with_context(self.server.name.clone())
     }

@@ -68,7 +68,12 @@ impl Attempt<'_> {
         let (Some(lock_cas), Some(hint)) = (number, hint) else {
             let (written, lock) = self.lease.swap_and_get(write, &self.keys.lock).await?;
             let Some(replaced) = replaced(written?, new) else { return Ok(Tried::Changed(None)) };
-            match self.let_go(lock).await {
+            // A lock that could not be read is one that may have changed.
+            let let_go = match lock {
+                Ok(lock) => self.let_go(lock).await,
+                Err(_) => Ok(None),
+            };
+            match let_go {
                 Ok(Some(_)) => {}
                 Ok(None) => self.release_after().await,
                 Err(error) => tracing::warn!(%error, "a lock could not be released after the write"),

@@ -11,6 +11,7 @@ mod limits;
 mod locks;
 mod mutants;
 mod outcomes;
+mod refusals;
 mod restart;
 mod servers;
 mod window;
