@@ -135,6 +135,41 @@ fn a_required_backend_that_is_absent_is_three_unless_the_usage_is_wrong() {
     assert_eq!(code(&[&QUICK[..], &required, &["--ops", "none"]].concat()), 2);
 }
 
+/// Who reads no further than the first lines still gets the report, and no error.
+#[test]
+fn a_reader_that_goes_away_early_is_no_failure() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("report.json");
+    let json = ["--json", path.to_str().expect("a path")];
+    for args in [&["list"][..], &[&QUICK[..], &json].concat()] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_session-conformance"));
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the command starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{args:?}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
+    assert_eq!(report["cells"].as_array().map(Vec::len), Some(4));
+}
+
+/// One task alone has nobody in its way: that shows nothing of what needs others.
+#[test]
+fn alone_nothing_is_proved() {
+    let output = command(&["run", "--backend", "memory", "--tasks", "1", "--scenario", "lifecycle/*"]);
+    let lines = String::from_utf8(output.stderr).expect("text");
+    for (scenario, strategy) in [
+        ("destroyed_is_not_revived", "write"),
+        ("destroy_while_waiters_queue", "exclusive"),
+        ("rotation_has_one_winner", "write"),
+        ("destroy_follows_rotation", "write"),
+        ("revoke_all_beats_writers", "exclusive"),
+    ] {
+        let verdict = format!("memory {strategy} lifecycle/{scenario}, 1 process: unknown");
+        assert!(lines.contains(&verdict), "{verdict}\n{lines}");
+    }
+    assert_eq!(output.status.code(), Some(1));
+}
+
 #[test]
 fn wrong_usage_is_two_with_a_hint() {
     assert!(usage(&["run", "--backend", "nope"]).contains("memory, file, redis, postgres, memcached"));

@@ -492,7 +492,7 @@ mod tests {
         };
         let Acquired::Granted(held) = ask(1).await? else { panic!("it is free") };
         let waiting = tokio::spawn(ask(2));
-        tokio::time::sleep(Duration::from_mins(1)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await; // of the paused clock
         assert!(!waiting.is_finished());
         assert_eq!(store.release(&held).await?, Released::Freed);
         assert!(matches!(waiting.await.expect("it has not panicked")?, Acquired::Granted(_)));

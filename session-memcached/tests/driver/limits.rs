@@ -105,6 +105,7 @@ async fn no_lease_and_no_wait_is_too_long() {
             let store = store.clone();
             tokio::spawn(async move { store.acquire(&key, new_token(), LEASE, Duration::MAX).await.unwrap() })
         };
+        // It has asked by then; whoever asks later finds the lock free, which shows the same.
         tokio::time::sleep(Duration::from_millis(20)).await;
         release(&store, &grant).await;
         let granted = waiting.await.unwrap();

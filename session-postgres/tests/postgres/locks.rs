@@ -360,7 +360,7 @@ async fn locks_that_are_not_released_are_not_counted_for_ever() {
     assert!(matches!(left, Acquired::Granted(_)), "{left:?}");
     let error = store.acquire(&key, token(), lease, NO_WAIT).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
-    tokio::time::sleep(lease).await;
+    tokio::time::sleep(lease).await; // which the server's clock ends, and nothing else can
     let free = store.acquire(&key, token(), LEASE, NO_WAIT).await.unwrap();
     assert!(matches!(free, Acquired::Granted(_)), "{free:?}");
 }

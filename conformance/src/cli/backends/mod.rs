@@ -138,3 +138,24 @@ pub(crate) fn parse(text: &str) -> Result<(&'static Backend, Option<String>), St
         Some((name, url)) => Ok((find(name)?, Some(url.to_owned()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{namespace, place};
+
+    #[test]
+    fn no_secret_is_told() {
+        for (url, told) in [
+            ("redis://app:secret@host:6379/0", "host:6379/0"),
+            ("redis://host/?prefix=a&password=secret", "redis://host/"),
+            ("postgres:///db?host=/run/pg&user=app&password=s@cret", "postgres:///db"),
+        ] {
+            assert_eq!(place(url), told);
+        }
+    }
+
+    #[test]
+    fn no_two_runs_have_one_namespace() {
+        assert_ne!(namespace().ok(), namespace().ok());
+    }
+}
