@@ -4,14 +4,17 @@
 //! that is late, closes it. So nothing of one session can ever be read by the next caller, and nothing has to
 //! be asked before a connection is used again: a statement is one round trip, and no second one.
 
-use crate::{config::PostgresConfig, failure};
+use crate::{
+    config::PostgresConfig,
+    failure,
+    record::{Fetch, Fetched, arguments},
+};
 use session_core::{Effect, Error, Result};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, PgConnection,
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
-    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -125,7 +128,8 @@ impl Pool {
         sql: &Sql,
         args: &[Arg<'_>],
     ) -> Result<Option<PgRow>> {
-        Ok(self.rows(operation, sql, args).await?.into_iter().next())
+        let deadline = Instant::now() + self.timeout;
+        self.attempt(operation, sql, args, deadline).await.map_err(|(error, _)| error)
     }
 
     /// The first row of a statement that always has one.
@@ -135,14 +139,13 @@ impl Pool {
             .ok_or_else(|| failure::damaged(operation, "no row in the answer"))
     }
 
-    /// The first row of a statement that changes nothing: repeated once when it met a connection that had
-    /// died.
-    pub(crate) async fn read(
+    /// What a statement finds that changes nothing: repeated once when it met a connection that had died.
+    pub(crate) async fn read<T: Fetch>(
         &self,
         operation: &'static str,
         sql: &Sql,
         args: &[Arg<'_>],
-    ) -> Result<Vec<PgRow>> {
+    ) -> Result<T> {
         let deadline = Instant::now() + self.timeout;
         match self.attempt(operation, sql, args, deadline).await {
             Err((_, true)) => self.attempt(operation, sql, args, deadline).await.map_err(|(error, _)| error),
@@ -150,25 +153,20 @@ impl Pool {
         }
     }
 
-    async fn rows(&self, operation: &'static str, sql: &Sql, args: &[Arg<'_>]) -> Result<Vec<PgRow>> {
-        let deadline = Instant::now() + self.timeout;
-        self.attempt(operation, sql, args, deadline).await.map_err(|(error, _)| error)
-    }
-
     /// An error comes with whether it was a connection's that had been idle.
-    async fn attempt(
+    async fn attempt<T: Fetch>(
         &self,
         operation: &'static str,
         sql: &Sql,
         args: &[Arg<'_>],
         deadline: Instant,
-    ) -> Result<Vec<PgRow>, (Error, bool)> {
+    ) -> Result<T, (Error, bool)> {
         let mut checkout = self.checkout(operation, deadline).await.map_err(|error| (error, false))?;
         let used = checkout.used;
         match timeout_at(deadline, self.send(&mut checkout.idle.connection, sql, args)).await {
-            Ok(Ok(rows)) => {
+            Ok(Ok(answer)) => {
                 checkout.keep();
-                Ok(rows)
+                Ok(answer)
             }
             Ok(Err(error)) if failure::spares_connection(&error) => {
                 checkout.keep();
@@ -186,27 +184,26 @@ impl Pool {
         }
     }
 
-    fn send<'a>(
+    fn send<'a, T: Fetch>(
         &self,
         connection: &'a mut PgConnection,
-        sql: &'a Sql,
-        args: &'a [Arg<'_>],
-    ) -> impl Future<Output = Result<Vec<PgRow>, sqlx::Error>> + Send + use<'a> {
-        let simple = self.simple;
-        async move {
-            if simple {
-                return sqlx::raw_sql(AssertSqlSafe(sql.with(args))).fetch_all(connection).await;
-            }
-            let mut query = sqlx::query(AssertSqlSafe(Arc::clone(&sql.0)));
-            for arg in args {
-                query = match *arg {
-                    Arg::Bytes(bytes) => query.bind(bytes),
-                    Arg::Int(number) => query.bind(number),
-                    Arg::Bool(value) => query.bind(value),
-                };
-            }
-            query.fetch_all(connection).await
+        sql: &Sql,
+        args: &[Arg<'_>],
+    ) -> Fetched<'a, T> {
+        if self.simple {
+            return T::fetch(sqlx::raw_sql(AssertSqlSafe(sql.with(args))), connection);
         }
+        let bytes = |arg: &Arg<'_>| if let Arg::Bytes(Some(bytes)) = arg { bytes.len() } else { 0 };
+        let room = arguments(args.len(), args.iter().map(bytes).sum());
+        let mut query = sqlx::query_with(AssertSqlSafe(Arc::clone(&sql.0)), room);
+        for arg in args {
+            query = match *arg {
+                Arg::Bytes(bytes) => query.bind(bytes),
+                Arg::Int(number) => query.bind(number),
+                Arg::Bool(value) => query.bind(value),
+            };
+        }
+        T::fetch(query, connection)
     }
 
     async fn checkout(&self, operation: &'static str, deadline: Instant) -> Result<Checkout<'_>> {
@@ -217,8 +214,8 @@ impl Pool {
             }
         };
         let usable = || {
-            let mut idle = self.idle();
-            idle.retain(|idle| idle.opened.elapsed() < MAX_AGE);
+            let (now, mut idle) = (Instant::now(), self.idle());
+            idle.retain(|idle| now - idle.opened < MAX_AGE);
             idle.pop() // the last one used: the others may grow old
         };
         let (idle, used) = match usable() {

@@ -3,11 +3,49 @@
 use crate::failure;
 use bytes::Bytes;
 use session_core::{PrincipalKey, Result, Stored, Version};
-use sqlx::{Row as _, postgres::PgRow};
-use std::time::Duration;
+use sqlx::{
+    Execute, Executor as _, PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+};
+use std::{future::Future, pin::Pin, time::Duration};
 
 /// The longest time to live, some 31,000 years: more would not fit the column of hours.
 const MAX_TTL_US: i64 = 1_000_000_000_000_000_000;
+
+pub(crate) type Fetched<'a, T> = Pin<Box<dyn Future<Output = sqlx::Result<T>> + Send + 'a>>;
+
+/// What a statement answers with. For one row the client library has a shorter way than for many.
+pub(crate) trait Fetch: Sized {
+    fn fetch<'e, 'q: 'e, E: Execute<'q, Postgres> + 'q>(
+        query: E,
+        from: &'e mut PgConnection,
+    ) -> Fetched<'e, Self>;
+}
+
+impl Fetch for Option<PgRow> {
+    fn fetch<'e, 'q: 'e, E: Execute<'q, Postgres> + 'q>(
+        query: E,
+        from: &'e mut PgConnection,
+    ) -> Fetched<'e, Self> {
+        from.fetch_optional(query)
+    }
+}
+
+impl Fetch for Vec<PgRow> {
+    fn fetch<'e, 'q: 'e, E: Execute<'q, Postgres> + 'q>(
+        query: E,
+        from: &'e mut PgConnection,
+    ) -> Fetched<'e, Self> {
+        from.fetch_all(query)
+    }
+}
+
+/// Room for so many arguments with so many bytes in all, at once instead of by and by.
+pub(crate) fn arguments(count: usize, bytes: usize) -> PgArguments {
+    let mut arguments = PgArguments::default();
+    sqlx::Arguments::reserve(&mut arguments, count, bytes + 12 * count); // each has its length; a number is 8 bytes
+    arguments
+}
 
 /// Microseconds, rounded up to whole milliseconds: what is declared as the resolution.
 pub(crate) fn micros(duration: Duration) -> i64 {

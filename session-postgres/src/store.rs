@@ -16,7 +16,7 @@ use session_core::{
     Capabilities, Deleted, Error, ErrorKind, Held, Inserted, Page, PrincipalKey, Put, Random, Replaced,
     Result, SessionIndex, SessionStore, SessionSweeper, StorageKey, Stored, Swept, Token, Touched, Version,
 };
-use sqlx::Row as _;
+use sqlx::{Row as _, postgres::PgRow};
 use std::{sync::Arc, time::Duration};
 
 /// How many rows one statement of a sweep removes at most: it is over before anyone would wait for it.
@@ -198,8 +198,8 @@ impl SessionStore for PostgresStore {
 
     async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
         let args = [Arg::Bytes(Some(key.as_bytes()))];
-        let rows = self.inner.pool.read("load", &self.inner.sql.load, &args).await?;
-        rows.first().map(|row| record::stored("load", row)).transpose()
+        let row: Option<PgRow> = self.inner.pool.read("load", &self.inner.sql.load, &args).await?;
+        row.map(|row| record::stored("load", &row)).transpose()
     }
 
     async fn insert(&self, key: &StorageKey, put: &Put) -> Result<Inserted> {
@@ -247,7 +247,7 @@ impl SessionIndex for PostgresStore {
         }
         let count = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
         let args = [Arg::Bytes(Some(principal.as_bytes())), Arg::Bytes(Some(&after)), Arg::Int(Some(count))];
-        let rows = self.inner.pool.read("keys_of", &self.inner.sql.keys_of, &args).await?;
+        let rows: Vec<PgRow> = self.inner.pool.read("keys_of", &self.inner.sql.keys_of, &args).await?;
         let more = rows.len() > limit;
         let keys = rows.iter().take(limit).map(|row| -> Result<StorageKey> {
             let key: Vec<u8> = row.try_get("key").map_err(|error| failure::of_statement("keys_of", error))?;
@@ -278,7 +278,7 @@ impl SessionSweeper for PostgresStore {
                 return Ok(Swept { removed, more: false });
             }
         }
-        let more = !self.inner.pool.read("sweep", &self.inner.sql.expired, &[]).await?.is_empty();
-        Ok(Swept { removed, more })
+        let more: Option<PgRow> = self.inner.pool.read("sweep", &self.inner.sql.expired, &[]).await?;
+        Ok(Swept { removed, more: more.is_some() })
     }
 }

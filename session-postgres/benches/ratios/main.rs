@@ -4,7 +4,9 @@
 //!
 //! The classical way is five statements: BEGIN; pg_advisory_xact_lock; SELECT; UPSERT; COMMIT. Every figure
 //! is a median, and what counts is the ratio of two figures of one table. Bounds are printed beside them; a
-//! machine that does other things as well can miss them.
+//! machine that does other things as well can miss them. On loopback a trip is as long as it takes to wake the
+//! other side, which depends on the processor that it was given: `taskset --cpu-list 0` before the command takes
+//! that away, and leaves what each way has to compute.
 //!
 //! What is the same for all: the server, its settings (no wait for the disk, which would be one for each way
 //! and hide the rest; `durable` has it), the client library with prepared statements, the runtime, some 1,000
@@ -116,6 +118,7 @@ async fn latency(
 /// One way over and over, for a profiler to watch: `-- "profile=driver, write"`.
 async fn profile(server: PostgresServer, way: String) {
     let mut bench = Bench::new(&server.url()).await;
+    server.query("CREATE EXTENSION pg_stat_statements").await.unwrap();
     let end = Instant::now() + Duration::from_secs(5);
     let mut times = Vec::new();
     while Instant::now() < end {
@@ -123,7 +126,13 @@ async fn profile(server: PostgresServer, way: String) {
         bench.run(&way).await;
         times.push(started.elapsed());
     }
-    println!("{way}: {:.0} us", micros(median(&mut times)));
+    println!(
+        "{way}: {} times, {:.0} us each; of these, in the server:",
+        times.len(),
+        micros(median(&mut times))
+    );
+    let sql = "SELECT round(1000 * mean_exec_time) || ' us: ' || left(query, 80) FROM pg_stat_statements ORDER BY calls DESC LIMIT 2";
+    println!("{}", server.query(sql).await.unwrap());
 }
 
 /// Statements as the server counts them, round trips as the proxy does.

@@ -49,8 +49,8 @@ impl Owner {
         let new = locks.iter().zip(&helds).filter(|(_, held)| !**held).map(|(lock, _)| *lock);
         let to_undo: Vec<_> = releases.iter().copied().chain(new).collect();
         let sql = Arc::clone(&self.linker.sql.step);
-        let answer = self
-            .send(&sql, Duration::ZERO, |query| {
+        let answer: Result<Vec<PgRow>, Trouble> = self
+            .send(&sql, Duration::ZERO, 0, |query| {
                 query.bind(releases).bind(locks).bind(keys).bind(loads).bind(helds).bind(idle)
             })
             .await;
@@ -80,7 +80,7 @@ impl Owner {
         }
         for (asked, row) in batch.asks.into_iter().zip(rows) {
             match asked {
-                Asked::Lock(ask, _) => self.answer(ask, Some(&row), sent, None),
+                Asked::Lock(ask, _) => self.answer(ask, Some(row), sent, None),
                 Asked::Renew { lock, token, lease, reply } => {
                     let until = self.renewed(lock, token, lease, sent, &row);
                     drop(reply.send(until.map(Some)));
@@ -93,11 +93,11 @@ impl Owner {
     async fn take(&mut self, ask: Ask) {
         let (sent, sql) = (Instant::now(), Arc::clone(&self.linker.sql.take));
         let (lock, key, load) = (ask.lock, ask.key, ask.load);
-        let answer = self.send(&sql, Duration::ZERO, |query| {
-            query.bind(lock).bind(key.as_bytes().to_vec()).bind(load).bind(false)
+        let answer = self.send(&sql, Duration::ZERO, 32, |query| {
+            query.bind(lock).bind(key.as_bytes().as_slice()).bind(load).bind(false)
         });
         match answer.await {
-            Ok(rows) => self.answer(ask, rows.first(), sent, None),
+            Ok(row) => self.answer(ask, row, sent, None),
             Err(trouble) => self.not_taken(ask, &trouble).await,
         }
     }
@@ -119,8 +119,8 @@ impl Owner {
     async fn undo(&mut self, locks: Vec<i64>) {
         let sql = Arc::clone(&self.linker.sql.step);
         let none = (Vec::<i64>::new(), Vec::<Vec<u8>>::new(), Vec::<bool>::new());
-        let answer = self
-            .send(&sql, Duration::ZERO, |query| {
+        let answer: Result<Vec<PgRow>, Trouble> = self
+            .send(&sql, Duration::ZERO, 0, |query| {
                 query
                     .bind(locks)
                     .bind(none.0)
@@ -166,13 +166,13 @@ impl Owner {
     }
 
     /// Tells who asked, and keeps the lock if it was granted.
-    fn answer(&mut self, ask: Ask, row: Option<&PgRow>, sent: Instant, seat: Option<OwnedSemaphorePermit>) {
+    fn answer(&mut self, ask: Ask, row: Option<PgRow>, sent: Instant, seat: Option<OwnedSemaphorePermit>) {
         let Ask { lock, token, lease, load, reply, .. } = ask;
         let decode = |row: &PgRow| -> sqlx::Result<(i32, i64)> {
             Ok((row.try_get("outcome")?, row.try_get("now_us")?))
         };
-        let row = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Ok((row, decode(row)?)));
-        let (row, (outcome, now_us)) = match row {
+        let row = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| Ok((decode(&row)?, row)));
+        let ((outcome, now_us), row) = match row {
             Ok(read) => read,
             Err(error) => {
                 drop(reply.send(Err(failure::of_statement("acquire", error))));
@@ -186,7 +186,7 @@ impl Owner {
                 // Without a line nobody is left to ask for anything, and this task ends.
                 let Some(line) = self.me.upgrade() else { return };
                 let owned = Owned::new(line, lock, token);
-                let stored = load.then(|| record::stored("acquire_and_load", row)).transpose();
+                let stored = load.then(|| record::stored("acquire_and_load", &row)).transpose();
                 stored.map(|stored| Answer::Granted(owned, until, stored))
             }
             1 => {
@@ -206,12 +206,17 @@ impl Owner {
     pub(super) async fn wait(&mut self, mut ask: Ask, patience: Duration, seat: OwnedSemaphorePermit) {
         let idle = setting_ms(ask.lease.saturating_add(MARGIN));
         let (lock, load) = (ask.lock, ask.load);
-        let key = ask.key.as_bytes().to_vec();
+        let key = ask.key;
         let (sql, pool) = (Arc::clone(&self.linker.sql.wait), Arc::clone(&self.pool));
         let pid = self.link.as_ref().map_or(0, |link| link.pid);
         let answer = {
-            let mut waiting = std::pin::pin!(self.send(&sql, patience, |query| {
-                query.bind(lock).bind(key).bind(load).bind(setting_ms(patience)).bind(idle)
+            let mut waiting = std::pin::pin!(self.send(&sql, patience, 32, |query| {
+                query
+                    .bind(lock)
+                    .bind(key.as_bytes().as_slice())
+                    .bind(load)
+                    .bind(setting_ms(patience))
+                    .bind(idle)
             }));
             tokio::select! {
                 answer = &mut waiting => answer,
@@ -226,11 +231,11 @@ impl Owner {
             }
         };
         match answer {
-            Ok(rows) => {
+            Ok(row) => {
                 if let Some(link) = &mut self.link {
                     link.idle_ms = idle;
                 }
-                self.answer(ask, rows.first(), Instant::now(), Some(seat));
+                self.answer(ask, row, Instant::now(), Some(seat));
             }
             // Cancelled or out of patience, it may have come just before.
             Err(trouble) => self.not_taken(ask, &trouble).await,

@@ -51,15 +51,15 @@ impl Owner {
         let sql = Arc::clone(&self.linker.sql.replace);
         let key = commit.write.key.as_bytes().as_slice();
         let (expected, version) = (put.expected.to_bytes(), put.version.to_bytes());
-        let rows = self
-            .send(&sql, Duration::ZERO, |query| {
+        let row: Option<PgRow> = self
+            .send(&sql, Duration::ZERO, put.data.len() + 128, |query| {
                 let query =
                     query.bind(commit.lock).bind(key).bind(expected.as_slice()).bind(version.as_slice());
                 let principal = put.principal.as_ref().map(|principal| principal.as_bytes().as_slice());
                 query.bind(put.data.as_ref()).bind(put.ttl_us).bind(principal).bind(commit.until_us)
             })
             .await?;
-        let Some(row) = rows.first() else { return Ok(false) };
+        let Some(row) = row else { return Ok(false) };
         if !row.try_get("freed").unwrap_or(false) {
             // It is written. That the server did not know of the lock cannot be; if it is, none of the others
             // is certain.
@@ -83,13 +83,13 @@ impl Owner {
             .map(|put| put.and_then(|put| put.principal).map(|key| key.as_bytes().to_vec()))
             .collect();
         let sql = Arc::clone(&self.linker.sql.commit);
-        let rows = self
-            .send(&sql, Duration::ZERO, |query| {
+        let row: Option<PgRow> = self
+            .send(&sql, Duration::ZERO, 0, |query| {
                 let query = query.bind(locks).bind(keys).bind(untils).bind(deletes);
                 query.bind(olds).bind(news).bind(datas).bind(ttls).bind(principals)
             })
             .await?;
-        let decoded = rows.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| outcomes(row, commits));
+        let decoded = row.ok_or(sqlx::Error::RowNotFound).and_then(|row| outcomes(&row, commits));
         decoded.map_err(|error| {
             let trouble = Trouble { effect: Effect::Unknown, lost: true, ..Trouble::of(error) };
             self.poison(&trouble.why);

@@ -14,14 +14,11 @@ use crate::{
     line::{Answer, Command, Line, WeakLine, Written},
     link::{Link, Linker},
     pool::Pool,
+    record::{Fetch, arguments},
     turns::Turns,
 };
 use session_core::{Effect, Token};
-use sqlx::{
-    AssertSqlSafe, PgConnection, Postgres,
-    postgres::{PgArguments, PgRow},
-    query::Query,
-};
+use sqlx::{AssertSqlSafe, Postgres, postgres::PgArguments, query::Query};
 use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
@@ -204,23 +201,22 @@ impl Owner {
         }
     }
 
-    /// Sends a statement; whatever ends without an answer ends the connection.
-    async fn send<'q>(
+    /// Sends a statement of up to nine arguments, about `bytes` long; whatever ends without an answer ends the
+    /// connection.
+    async fn send<'q, T: Fetch>(
         &mut self,
         sql: &Arc<str>,
         patience: Duration,
+        bytes: usize,
         bind: impl FnOnce(Query<'q, Postgres, PgArguments>) -> Query<'q, Postgres, PgArguments>,
-    ) -> Result<Vec<PgRow>, Trouble> {
-        let query = bind(sqlx::query(AssertSqlSafe(Arc::clone(sql))));
+    ) -> Result<T, Trouble> {
+        let query = bind(sqlx::query_with(AssertSqlSafe(Arc::clone(sql)), arguments(9, bytes)));
         let Some(link) = &mut self.link else {
             return Err(Trouble::lost(Effect::None, "the connection was lost"));
         };
-        let exchange = async {
-            let connection: &mut PgConnection = link.connection().await?;
-            query.fetch_all(connection).await
-        };
+        let exchange = async { T::fetch(query, link.connection().await?).await };
         let trouble = match timeout(self.linker.timeout + patience, exchange).await {
-            Ok(Ok(rows)) => return Ok(rows),
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Trouble::of(error),
             Err(_) => Trouble::lost(Effect::Unknown, "no answer in time"),
         };
