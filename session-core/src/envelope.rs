@@ -161,23 +161,37 @@ impl Envelope {
             Self::Live(live) => (0, live.record.codec.id()),
             Self::Tombstone(_) => (1, 0),
         };
-        let body = self.body()?;
-        within(body.len(), limits.inflated, "bytes of session data (max_inflated)")?;
-        let body = body.freeze();
-        let deflated =
-            if body.len() < limits.compress_from { None } else { compression::deflate(&body).await? };
-        let (flags, body) = deflated.map_or((0, body), |deflated| (DEFLATED, deflated));
-        within(HEAD + body.len(), limits.stored, "bytes as stored (max_stored)")?;
-        let mut whole = BytesMut::with_capacity(HEAD + body.len());
-        let head = [FORMAT, flags, kind, codec];
-        whole.put_slice(&head);
-        whole.put_u32_le(checksum(&head, &body));
-        whole.put_slice(&body);
+        let mut head = [FORMAT, 0, kind, codec];
+        let mut whole = BytesMut::with_capacity(HEAD + self.body_len());
+        whole.put_bytes(0, HEAD);
+        self.put_body(&mut whole)?;
+        let size = whole.len() - HEAD;
+        within(size, limits.inflated, "bytes of session data (max_inflated)")?;
+        if size >= limits.compress_from {
+            let body = whole.split_off(HEAD).freeze();
+            let deflated = compression::deflate(&body).await?;
+            head[1] = if deflated.is_some() { DEFLATED } else { 0 };
+            whole.put_slice(&deflated.unwrap_or(body));
+        }
+        within(whole.len(), limits.stored, "bytes as stored (max_stored)")?;
+        let sum = checksum(&head, &whole[HEAD..]);
+        whole[..4].copy_from_slice(&head);
+        whole[4..HEAD].copy_from_slice(&sum.to_le_bytes());
         Ok(whole.freeze())
     }
 
-    fn body(&self) -> Result<BytesMut> {
-        let mut body = BytesMut::with_capacity(256);
+    /// What [`put_body`](Self::put_body) needs room for.
+    fn body_len(&self) -> usize {
+        let rest = match self {
+            Self::Live(live) => {
+                live.record.values.iter().fold(12, |sum, (name, value)| sum + 6 + name.len() + value.len())
+            }
+            Self::Tombstone(tombstone) => 33 + tombstone.grace.as_ref().map_or(0, |_| 8 + 16 + 32),
+        };
+        1 + size_of::<CommitId>() * self.commits().0.len() + rest
+    }
+
+    fn put_body(&self, body: &mut BytesMut) -> Result<()> {
         let commits = self.commits();
         body.put_u8(u8::try_from(commits.0.len()).map_err(|_| Error::too_large("commits"))?);
         commits.0.iter().for_each(|id| body.put_slice(id));
@@ -207,7 +221,7 @@ impl Envelope {
                 }
             }
         }
-        Ok(body)
+        Ok(())
     }
 
     /// # Errors
@@ -259,8 +273,8 @@ impl Reader {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.take(N)?);
+        let bytes = *self.0.first_chunk().ok_or_else(|| Error::damaged("it ends too early"))?;
+        self.0.advance(N);
         Ok(bytes)
     }
 
@@ -269,7 +283,11 @@ impl Reader {
         if usize::from(number) > Commits::KEPT {
             return Err(Error::damaged("too many commits"));
         }
-        (0..number).map(|_| self.array()).collect::<Result<_>>().map(Commits)
+        let mut commits = Vec::with_capacity(number.into());
+        for _ in 0..number {
+            commits.push(self.array()?);
+        }
+        Ok(Commits(commits))
     }
 
     fn live(&mut self, codec: Codec) -> Result<Live> {

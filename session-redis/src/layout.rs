@@ -22,31 +22,50 @@ const LAYOUT: u8 = 1;
 const VERSION: std::ops::Range<usize> = 2..18;
 const USER: std::ops::Range<usize> = 18..50;
 
+const LOCK: &str = ":lock";
+const QUEUE: &str = ":q1";
+const TICKETS: &str = ":t1";
+
 /// Redis counts milliseconds in 63 bits and adds the present: this is far from the end and still not in our
 /// lifetime.
 const LONGEST_TTL: Duration = Duration::from_secs(1000 * 365 * 86_400);
 
-/// The keys of one session.
+/// The keys of one session: all are made for each command, so they share their memory.
 pub(crate) struct Keys {
-    pub(crate) record: String,
-    pub(crate) lock: String,
-    pub(crate) queue: String,
-    pub(crate) tickets: String,
+    /// The keys of the lock, the queue and the tickets. Each begins with that of the record.
+    text: String,
+    record: usize,
 }
 
 impl Keys {
     pub(crate) fn new(prefix: &str, key: &StorageKey) -> Self {
-        let mut record = String::with_capacity(prefix.len() + 66);
-        record.push_str(prefix);
-        record.push('{');
-        push_hex(&mut record, key.as_bytes());
-        record.push('}');
-        let with = |suffix: &str| [record.as_str(), suffix].concat();
-        Self { lock: with(":lock"), queue: with(":q1"), tickets: with(":t1"), record }
+        let record = prefix.len() + 66;
+        let mut text = String::with_capacity(3 * record + LOCK.len() + QUEUE.len() + TICKETS.len());
+        text.push_str(prefix);
+        text.push('{');
+        push_hex(&mut text, key.as_bytes());
+        text.push('}');
+        text.push_str(LOCK);
+        for suffix in [QUEUE, TICKETS] {
+            text.extend_from_within(..record);
+            text.push_str(suffix);
+        }
+        Self { text, record }
     }
 
+    pub(crate) fn record(&self) -> &[u8] {
+        &self.text.as_bytes()[..self.record]
+    }
+
+    pub(crate) fn lock(&self) -> &[u8] {
+        &self.text.as_bytes()[..self.record + LOCK.len()]
+    }
+
+    /// The record, its lock, the queue, the tickets.
     pub(crate) fn all(&self) -> [&[u8]; 4] {
-        [self.record.as_bytes(), self.lock.as_bytes(), self.queue.as_bytes(), self.tickets.as_bytes()]
+        let rest = &self.text.as_bytes()[self.lock().len()..];
+        let (queue, tickets) = rest.split_at(self.record + QUEUE.len());
+        [self.record(), self.lock(), queue, tickets]
     }
 }
 
@@ -166,8 +185,9 @@ mod tests {
     fn keys_share_a_tag_and_tell_sessions_apart() {
         let keys = Keys::new("p:", &StorageKey::from_bytes([0xab; 32]));
         let tag = format!("{{{}}}", "ab".repeat(32));
-        assert_eq!(keys.record, format!("p:{tag}"));
-        assert!(keys.all().iter().all(|key| String::from_utf8_lossy(key).contains(&tag)));
+        let with = |suffix: &str| format!("p:{tag}{suffix}").into_bytes();
+        assert_eq!(keys.all(), [with(""), with(":lock"), with(":q1"), with(":t1")]);
+        assert_eq!((keys.record(), keys.lock()), (&with("")[..], &with(":lock")[..]));
         assert_eq!(unhex(hex(&[0, 15, 255]).as_bytes()), Some([0, 15, 255]));
         assert_eq!((unhex::<1>(b"zz"), unhex::<1>(b"0")), (None, None));
     }

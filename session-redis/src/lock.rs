@@ -272,7 +272,7 @@ impl SessionLock for RedisStore {
         let keys = self.0.keys(grant.key());
         let arguments = [hex(grant.token().as_bytes()), milliseconds(lease)];
         let arguments = arguments.each_ref().map(String::as_bytes);
-        let reply = self.0.call("renew", &RENEW, &[keys.lock.as_bytes()], &arguments).await?;
+        let reply = self.0.call("renew", &RENEW, &[keys.lock()], &arguments).await?;
         Ok(if reply == Value::Int(1) { Renewed::Extended } else { Renewed::Lost })
     }
 

@@ -241,7 +241,7 @@ impl SessionStore for RedisStore {
 
     async fn load(&self, key: &StorageKey) -> Result<Option<Stored>> {
         let keys = self.0.keys(key);
-        let key = keys.record.as_bytes();
+        let key = keys.record();
         let reply = match &self.0.router {
             // Neither a script nor a transaction, which cost the server twice as much. The record is that of
             // one moment, and the ttl that of a moment before: a write in between has made it longer, and
@@ -271,7 +271,7 @@ impl SessionStore for RedisStore {
         let keys = self.0.keys(key);
         let ttl = milliseconds(put.ttl);
         let index = self.0.index_first("insert", key, put.principal.as_ref(), &ttl).await?;
-        let mut names = vec![keys.record.as_bytes()];
+        let mut names = vec![keys.record()];
         names.extend(index.as_ref().map(String::as_bytes));
         let arguments = [&record[..], ttl.as_bytes()];
         match self.0.call("insert", &INSERT, &names, &arguments).await? {
@@ -292,7 +292,7 @@ impl SessionStore for RedisStore {
         let mut index = None;
         let mut indexed: &[u8] = b"";
         for _ in 0..2 {
-            let mut names = vec![keys.record.as_bytes()];
+            let mut names = vec![keys.record()];
             names.extend(index.as_ref().map(String::as_bytes));
             let arguments = [&expected[..], ttl.as_bytes(), indexed];
             let mut reply = Reply::new(self.0.call("touch", &TOUCH, &names, &arguments).await?, "touch")?;
