@@ -31,6 +31,9 @@ const PER_EXPIRED: usize = 20;
 const SHORT: Duration = Duration::from_secs(1);
 /// How many are swept at once.
 const BATCH: usize = 1000;
+/// How many slices of time a look has. Two servers that answered in turn would each be given a processor, one
+/// of them that of who asks.
+const SLICES: u32 = 8;
 /// How long to wait when there is nothing left to sweep.
 const BETWEEN_SWEEPS: Duration = Duration::from_millis(10);
 const SMALL: Key<Cart> = Key::new("cart");
@@ -51,6 +54,10 @@ pub struct Scale {
 pub trait Watch {
     /// Bytes of memory or disk that the store takes now, where that can be known.
     async fn weigh(&self) -> Result<Option<u64>>;
+
+    /// Waits until what was written is at rest, on a disk for one: what filling leaves to be done is not
+    /// what is looked at.
+    async fn settle(&self) -> Result<()>;
 
     /// So many sessions are there.
     fn filled(&self, sessions: usize);
@@ -79,28 +86,77 @@ pub struct ScaleRow {
     pub swept_per_s: Option<f64>,
     /// Bytes of memory or disk for each session.
     pub bytes_per_session: Option<f64>,
+    /// The median by that of ten thousand sessions.
+    pub p50_by_small: Option<f64>,
+    /// The same of `p99_us`.
+    pub p99_by_small: Option<f64>,
 }
 
-/// Room for the row of one look, and what belongs to all of it.
-struct Look {
-    sessions: usize,
-    sweeping: bool,
-    swept_per_s: Option<f64>,
-    bytes_per_session: Option<f64>,
+const OPERATIONS: [Operation; 3] = [Operation::Read, Operation::Write, Operation::Exclusive];
+
+/// A store that is looked at, and what was measured there.
+struct Turn {
+    place: Place,
+    measured: Vec<Measured>,
+    is_small: bool,
+}
+
+impl Turn {
+    fn new(place: Place, is_small: bool) -> Result<Self> {
+        let measured = OPERATIONS.into_iter().map(|_| Measured::new()).collect::<Result<_>>()?;
+        Ok(Self { place, measured, is_small })
+    }
+
+    /// Operations in turn, on sessions at random.
+    async fn take(&mut self, time: Duration, random: &mut StdRng) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            for (operation, measured) in OPERATIONS.into_iter().zip(&mut self.measured) {
+                let session = random.random_range(0..self.place.len());
+                let begun = Instant::now();
+                self.place.run(Way::Operation(operation), session).await?;
+                measured.record(begun.elapsed());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lasting(subject: &Subject) -> Result<Sessions> {
+    let store = Arc::clone(&subject.instance.store);
+    Sessions::builder(store).idle_timeout(Duration::from_hours(12)).build()
 }
 
 impl Scale {
     /// Fills, looks at ten thousand and at ten times as many until the end, sweeps.
     ///
+    /// `beside` is a second store of the same kind, on a server of its own. It stays at ten thousand, and
+    /// the two take turns, so that what else the machine does hits both. Without it the many are compared
+    /// with the ten thousand that were there earlier.
+    ///
     /// # Errors
     /// The store's.
-    pub async fn run(self, subject: &Subject, watch: &dyn Watch) -> Result<Vec<ScaleRow>> {
+    pub async fn run(
+        self,
+        subject: &Subject,
+        beside: Option<&Subject>,
+        watch: &dyn Watch,
+    ) -> Result<Vec<ScaleRow>> {
         let store = &subject.instance.store;
-        let lasting = Sessions::builder(Arc::clone(store)).idle_timeout(Duration::from_hours(12)).build()?;
+        let (lasting, small) = (lasting(subject)?, beside.map(lasting).transpose()?);
         let passing = Sessions::builder(Arc::clone(store)).fixed_lifetime(SHORT).build()?;
-        let mut rows = Vec::new();
+        let mut rows: Vec<ScaleRow> = Vec::new();
         let mut ids = Vec::with_capacity(self.sessions);
         let empty = watch.weigh().await?;
+        let small = match small {
+            Some(small) => {
+                watch.begins("filling another, to compare with");
+                let mut ids = Vec::with_capacity(FIRST);
+                self.fill(&small, &mut ids, FIRST, watch).await?;
+                Some(Place::new(small, ids))
+            }
+            None => None,
+        };
         let mut goal = FIRST.min(self.sessions);
         loop {
             watch.begins(&format!("filling to {goal}"));
@@ -109,10 +165,19 @@ impl Scale {
                 (Some(before), Some(now)) => Some(round(now.saturating_sub(before) as f64 / goal as f64, 0)),
                 _ => None,
             };
+            watch.settle().await?;
             watch.begins(&format!("measuring at {goal}"));
             let place = Place::new(lasting.clone(), ids);
-            let look = Look { sessions: goal, sweeping: false, swept_per_s: None, bytes_per_session: bytes };
-            rows.extend(self.look(&place, &subject.backend, look).await?);
+            let turn = small.as_ref().filter(|_| goal > FIRST);
+            let mut looked = self.look(&place, turn, &subject.backend).await?;
+            for (nth, row) in looked.iter_mut().enumerate() {
+                row.bytes_per_session = bytes;
+                if let Some(earlier) = rows.get(nth).filter(|_| turn.is_none()) {
+                    row.p50_by_small = Some(round(row.p50_us / earlier.p50_us, 2));
+                    row.p99_by_small = Some(round(row.p99_us / earlier.p99_us, 2));
+                }
+            }
+            rows.extend(looked);
             ids = place.into_ids();
             if goal >= self.sessions {
                 break;
@@ -124,6 +189,7 @@ impl Scale {
             let mut doomed = Vec::new();
             self.fill(&passing, &mut doomed, self.sessions / PER_EXPIRED, watch).await?;
             tokio::time::sleep(SHORT * 2).await; // until the last of them has expired
+            watch.settle().await?;
             let place = Place::new(lasting, ids);
             rows.extend(self.swept(&place, &subject.backend).await?);
         }
@@ -164,41 +230,46 @@ impl Scale {
         Ok(())
     }
 
-    /// One task, operations in turn, on sessions at random, for this long each.
-    async fn look(self, place: &Place, backend: &str, look: Look) -> Result<Vec<ScaleRow>> {
-        const OPERATIONS: [Operation; 3] = [Operation::Read, Operation::Write, Operation::Exclusive];
-        let (place, seed) = (place.clone(), self.seed);
-        let time = self.time * OPERATIONS.len() as u32;
+    /// One task, the stores in turn, a slice of time each: for this long in all for each operation of each.
+    async fn look(self, place: &Place, small: Option<&Place>, backend: &str) -> Result<Vec<ScaleRow>> {
+        let mut turns = vec![Turn::new(place.clone(), false)?];
+        if let Some(small) = small {
+            turns.push(Turn::new(small.clone(), true)?);
+        }
+        let (slice, seed) = (self.time * OPERATIONS.len() as u32 / SLICES, self.seed);
         // In a task, as a server's requests are.
         let looking = tokio::spawn(async move {
             let mut random = StdRng::seed_from_u64(seed);
-            let mut measured = Vec::new();
-            for _ in OPERATIONS {
-                measured.push(Measured::new()?);
-            }
-            let start = Instant::now();
-            while start.elapsed() < time {
-                for (operation, measured) in OPERATIONS.into_iter().zip(&mut measured) {
-                    let session = random.random_range(0..place.len());
-                    let begun = Instant::now();
-                    place.run(Way::Operation(operation), session).await?;
-                    measured.record(begun.elapsed());
+            for _ in 0..SLICES {
+                for turn in &mut turns {
+                    turn.take(slice, &mut random).await?;
                 }
+                turns.reverse(); // nobody is always the first
             }
-            Ok::<_, Error>(measured)
+            turns.sort_by_key(|turn| turn.is_small);
+            Ok::<_, Error>(turns)
         });
-        let measured = looking.await.map_err(|error| Error::backend("bench", error))??;
-        let row = |(operation, measured): (Operation, &Measured)| ScaleRow {
-            backend: backend.to_owned(),
-            sessions: look.sessions,
-            operation,
-            sweeping: look.sweeping,
-            p50_us: round(measured.at(50.0), 1),
-            p99_us: round(measured.at(99.0), 1),
-            swept_per_s: look.swept_per_s,
-            bytes_per_session: look.bytes_per_session,
+        let turns = looking.await.map_err(|error| Error::backend("bench", error))??;
+        let row = |(nth, operation): (usize, Operation)| {
+            let at = |percent: f64| turns.iter().map(move |turn| turn.measured[nth].at(percent));
+            let by_small = |percent: f64| {
+                let [many, few] = at(percent).collect::<Vec<_>>()[..] else { return None };
+                Some(round(many / few, 2))
+            };
+            ScaleRow {
+                backend: backend.to_owned(),
+                sessions: place.len(),
+                operation,
+                sweeping: false,
+                p50_us: at(50.0).next().map_or(0.0, |time| round(time, 1)),
+                p99_us: at(99.0).next().map_or(0.0, |time| round(time, 1)),
+                swept_per_s: None,
+                bytes_per_session: None,
+                p50_by_small: by_small(50.0),
+                p99_by_small: by_small(99.0),
+            }
         };
-        Ok(OPERATIONS.into_iter().zip(&measured).map(row).collect())
+        Ok(OPERATIONS.into_iter().enumerate().map(row).collect())
     }
 
     /// The same look while everything that has expired is swept.
@@ -224,13 +295,12 @@ impl Scale {
                 }
             }
         });
-        let look = Look { sessions: place.len(), sweeping: true, swept_per_s: None, bytes_per_session: None };
-        let rows = self.look(place, backend, look).await;
+        let rows = self.look(place, None, backend).await;
         over.store(true, Relaxed);
         let rate = sweeping.await.map_err(|error| Error::backend("bench", error))??;
         let mut rows = rows?;
         for row in &mut rows {
-            row.swept_per_s = Some(round(rate, 0));
+            (row.sweeping, row.swept_per_s) = (true, Some(round(rate, 0)));
         }
         Ok(rows)
     }
@@ -242,42 +312,37 @@ pub(super) fn write(rows: &[ScaleRow], f: &mut fmt::Formatter<'_>) -> fmt::Resul
         let Some(first) = rows.first() else { continue };
         writeln!(
             f,
-            "{:<22}{:>12}{:>10}{:>10}{:>16}{:>12}",
+            "{:<22}{:>10}{:>9}{:>9}{:>8}{:>8}{:>15}{:>9}",
             format!("{} ----", first.backend),
             "sessions",
             "p50",
             "p99",
+            "p50 by",
+            "p99 by",
             "bytes/session",
             "swept/s"
         )?;
         for row in rows {
-            let some =
-                |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.0}"));
+            let some = |value: Option<f64>, digits| {
+                value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+            };
             let sweeping = if row.sweeping { ", swept" } else { "" };
             writeln!(
                 f,
-                "    {:<18}{:>12}{:>10}{:>10}{:>16}{:>12}",
+                "    {:<18}{:>10}{:>9}{:>9}{:>8}{:>8}{:>15}{:>9}",
                 format!("{}{sweeping}", row.operation),
                 row.sessions,
                 row.p50_us,
                 row.p99_us,
-                some(row.bytes_per_session),
-                some(row.swept_per_s)
+                some(row.p50_by_small, 2),
+                some(row.p99_by_small, 2),
+                some(row.bytes_per_session, 0),
+                some(row.swept_per_s, 0)
             )?;
         }
-        for operation in [Operation::Read, Operation::Write, Operation::Exclusive] {
-            let mut looks = rows.iter().filter(|row| row.operation == operation && !row.sweeping);
-            if let (Some(small), Some(large)) = (looks.next(), looks.next_back()) {
-                writeln!(
-                    f,
-                    "    {operation}: at {} by at {}: p50 {:.2}, p99 {:.2}",
-                    large.sessions,
-                    small.sessions,
-                    large.p50_us / small.p50_us,
-                    large.p99_us / small.p99_us
-                )?;
-            }
-        }
+    }
+    if !rows.is_empty() {
+        writeln!(f, "by: by that of ten thousand sessions")?;
     }
     Ok(())
 }
@@ -296,6 +361,10 @@ mod tests {
             Ok(None)
         }
 
+        async fn settle(&self) -> Result<()> {
+            Ok(())
+        }
+
         fn filled(&self, _: usize) {}
 
         fn begins(&self, _: &str) {}
@@ -305,8 +374,12 @@ mod tests {
     async fn each_size_is_looked_at() {
         let subject = Subject::new("memory", Instance::new(Arc::new(MemoryStore::default())));
         let scale = Scale { sessions: 12_000, time: Duration::from_millis(5), seed: 1 };
-        let rows = scale.run(&subject, &Nobody).await.expect("a memory store");
-        let sizes: Vec<_> = rows.iter().filter(|row| !row.sweeping).map(|row| row.sessions).collect();
-        assert_eq!(sizes, [10_000, 10_000, 10_000, 12_000, 12_000, 12_000]);
+        let beside = Subject::new("memory", Instance::new(Arc::new(MemoryStore::default())));
+        for beside in [None, Some(&beside)] {
+            let rows = scale.run(&subject, beside, &Nobody).await.expect("a memory store");
+            let looks = rows.iter().filter(|row| !row.sweeping);
+            let sizes: Vec<_> = looks.map(|row| (row.sessions, row.p99_by_small.is_some())).collect();
+            assert_eq!(sizes, [[(10_000, false); 3], [(12_000, true); 3]].concat());
+        }
     }
 }

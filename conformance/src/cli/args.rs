@@ -141,8 +141,9 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "WHO,…", value_delimiter = ',')]
     contention: Vec<Contention>,
 
-    /// How long each operation is measured at each point.
-    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    /// How long each operation is measured at each point; with --scale 2, unless told.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds,
+        default_value_if("scale", clap::builder::ArgPredicate::IsPresent, "2"))]
     pub(super) seconds: Duration,
 
     /// Instead: whether many sessions make each one slower, from 10,000 to as many as this (a million unless
@@ -174,6 +175,12 @@ impl BenchArgs {
     /// What is to be measured, and where.
     pub(super) fn backends(&self) -> Vec<(&'static Backend, Option<String>)> {
         chosen(&self.backend)
+    }
+
+    /// Of these, what can be started once more, for a store that stays small.
+    pub(super) fn beside(&self) -> Vec<(&'static Backend, Option<String>)> {
+        let again = self.backends().into_iter().filter(|(_, url)| self.scale.is_some() && url.is_none());
+        again.collect()
     }
 
     pub(super) fn workers(&self) -> usize {

@@ -15,7 +15,7 @@ use session_conformance::{
     Instance,
     bench::{Bench, BenchReport, Scale, Subject, Watch},
 };
-use session_core::Result;
+use session_core::{Error, Result};
 use std::{
     io::{self, IsTerminal as _},
     sync::Arc,
@@ -36,8 +36,12 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
                 Ok(started) => started,
                 Err(code) => return Ok(Err(code)),
             };
+            let beside = match broken_off.start(measured.beside()).await {
+                Ok(beside) => beside,
+                Err(code) => return Ok(Err(code)),
+            };
             Ok::<_, io::Error>(tokio::select! {
-                report = measure(&measured, started) => Ok(report),
+                report = measure(&measured, started, &beside) => Ok(report),
                 // Servers and directories go with what is dropped here.
                 code = broken_off.code() => Err(code),
             })
@@ -62,7 +66,11 @@ pub(super) async fn run(args: &BenchArgs) -> i32 {
     }
 }
 
-async fn measure(args: &BenchArgs, backends: Vec<(&'static Backend, Started)>) -> Result<BenchReport> {
+async fn measure(
+    args: &BenchArgs,
+    backends: Vec<(&'static Backend, Started)>,
+    beside: &[(&'static Backend, Started)],
+) -> Result<BenchReport> {
     let bench = Bench::new(args.points()).operations(args.operations().iter().copied());
     let bench = bench.time(args.seconds).seed(args.seed);
     let mut report = BenchReport::new(args.seed, args.seconds, args.workers());
@@ -88,7 +96,11 @@ async fn measure(args: &BenchArgs, backends: Vec<(&'static Backend, Started)>) -
                 let scale = Scale { sessions, time: args.seconds, seed: args.seed };
                 bar.set_length(sessions as u64);
                 let scales = Scales { subject: &subject, bar: &bar };
-                report.scale.extend(scale.run(&subject, &scales).await?);
+                let small = match beside.iter().find(|(beside, _)| beside.name == backend.name) {
+                    Some((_, Started::Running(running))) => Some(self::subject(backend, running).await?),
+                    _ => None,
+                };
+                report.scale.extend(scale.run(&subject, small.as_ref(), &scales).await?);
                 scales.begins("cleaning up");
             }
         }
@@ -110,6 +122,11 @@ impl Watch for Scales<'_> {
             return Ok(None);
         };
         by_hand::weight(&self.subject.backend, &address).await
+    }
+
+    async fn settle(&self) -> Result<()> {
+        let synced = tokio::task::spawn_blocking(rustix::fs::sync).await;
+        synced.map_err(|error| Error::backend("bench", error))
     }
 
     fn filled(&self, sessions: usize) {

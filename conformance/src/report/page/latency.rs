@@ -133,30 +133,34 @@ fn numbers(bench: &BenchReport) -> String {
 /// Whether many sessions make each one slower.
 fn scale(bench: &BenchReport) -> String {
     let some = |value: Option<f64>| value.map_or_else(String::new, |value| thousands(value as u64));
+    let ratio = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
     let mut body = String::new();
     for rows in bench.scale.chunk_by(|one, other| one.backend == other.backend) {
         let Some(first) = rows.first() else { continue };
         body.push_str(&format!(
-            "<tr class=\"group\"><th>{}</th><td colspan=\"5\"></td></tr>\n",
+            "<tr class=\"group\"><th>{}</th><td colspan=\"7\"></td></tr>\n",
             escape(&first.backend)
         ));
         for row in rows {
             body.push_str(&format!(
-                "<tr><th>{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                "<tr><th>{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
                 row.operation,
                 if row.sweeping { ", while others are swept" } else { "" },
                 thousands(row.sessions as u64),
                 charts::time(row.p50_us),
                 charts::time(row.p99_us),
+                ratio(row.p50_by_small),
+                ratio(row.p99_by_small),
                 some(row.bytes_per_session),
                 some(row.swept_per_s),
             ));
         }
     }
-    const HEAD: [&str; 6] = ["", "sessions", "p50", "p99", "bytes a session", "swept a second"];
+    const HEAD: [&str; 8] =
+        ["", "sessions", "p50", "p99", "p50 by", "p99 by", "bytes a session", "swept a second"];
     let head: String = HEAD.iter().map(|name| format!("<th>{name}</th>")).collect();
     format!(
-        "<h3>Many sessions</h3>\n<p>One task, small sessions chosen at random.</p>\n\
+        "<h3>Many sessions</h3>\n<p>One task, small sessions chosen at random. By: by that of ten thousand sessions.</p>\n\
          <div class=\"wide\"><table class=\"numbers\"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
     )
 }
