@@ -129,7 +129,7 @@ impl<'a> Attempt<'a> {
         loop {
             let ends = self.end_of(length)?;
             let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);
-            let asked = self.lease.ask(&self.keys.lock, &value, exptime, &self.keys.data, look).await?;
+            let asked = self.lease.ask(self.keys.lock(), &value, exptime, self.keys.data(), look).await?;
             let Asked { added, lock, mut record } = asked;
             let state = lock.map(|item| self.read(&item)).transpose()?;
             let Some(state) = state else {
@@ -163,7 +163,7 @@ impl<'a> Attempt<'a> {
 
     /// Looks at nothing but the lock, behind a holder that was seen; takes what was handed over.
     pub(crate) async fn glance(&mut self, seen: &State, length: Duration, look: Look) -> Result<Glance> {
-        let Some(item) = self.lease.get(&self.keys.lock).await? else { return Ok(Glance::Changed(None)) };
+        let Some(item) = self.lease.get(self.keys.lock()).await? else { return Ok(Glance::Changed(None)) };
         if item.cas == seen.cas {
             return Ok(Glance::Same);
         }
@@ -190,11 +190,11 @@ impl<'a> Attempt<'a> {
     async fn claim(&mut self, state: &State, ends: u64, look: Look) -> Result<Option<Sight>> {
         let (value, exptime) = (self.value(self.token, ends, &state.queue), self.exptime(ends)?);
         if look == Look::Away {
-            let swapped = self.lease.swap(&self.keys.lock, &value, exptime, state.cas).await?;
+            let swapped = self.lease.swap(self.keys.lock(), &value, exptime, state.cas).await?;
             return Ok((swapped == Swapped::Done).then_some(Sight::Something));
         }
-        let write = (self.keys.lock.as_str(), value.as_slice(), exptime, state.cas);
-        let (swapped, item) = self.lease.swap_and_get(write, &self.keys.data).await?;
+        let write = (self.keys.lock(), value.as_slice(), exptime, state.cas);
+        let (swapped, item) = self.lease.swap_and_get(write, self.keys.data()).await?;
         (swapped? == Swapped::Done).then(|| item.map(Sight::from)).transpose()
     }
 
@@ -214,7 +214,7 @@ impl<'a> Attempt<'a> {
         }
         let queue = [&state.queue[..], &[*self.token]].concat();
         let value = self.value(&state.holder, state.ends, &queue);
-        Ok(match self.lease.swap(&self.keys.lock, &value, state.exptime, state.cas).await? {
+        Ok(match self.lease.swap(self.keys.lock(), &value, state.exptime, state.cas).await? {
             Swapped::Done => Joined::At(place),
             Swapped::Changed | Swapped::Missing => Joined::TooLate,
         })
@@ -224,14 +224,14 @@ impl<'a> Attempt<'a> {
     pub(crate) async fn renew(&mut self, ends: u64) -> Result<bool> {
         let exptime = self.exptime(ends)?;
         loop {
-            let Some(item) = self.lease.get(&self.keys.lock).await? else { return Ok(false) };
+            let Some(item) = self.lease.get(self.keys.lock()).await? else { return Ok(false) };
             let state = self.read(&item)?;
             if state.holder != *self.token {
                 return Ok(false);
             }
             self.inner.tokens.forget(self.key, *self.token.as_bytes());
             let value = self.value(self.token, ends, &state.queue);
-            match self.lease.swap(&self.keys.lock, &value, exptime, state.cas).await? {
+            match self.lease.swap(self.keys.lock(), &value, exptime, state.cas).await? {
                 Swapped::Done => return Ok(true),
                 Swapped::Missing => return Ok(false),
                 Swapped::Changed => {}
@@ -246,14 +246,14 @@ impl<'a> Attempt<'a> {
         let hint = self.inner.tokens.get(self.key, *self.token.as_bytes());
         self.inner.tokens.forget(self.key, *self.token.as_bytes());
         if let Some(cas) = self.lease.number(hint) {
-            match self.lease.remove(&self.keys.lock, cas).await? {
+            match self.lease.remove(self.keys.lock(), cas).await? {
                 Swapped::Done => return Ok(Released::Freed),
                 Swapped::Missing => return Ok(Released::Lost),
                 Swapped::Changed => {} // renewed, waited for, or another's
             }
         }
         loop {
-            let item = self.lease.get(&self.keys.lock).await?;
+            let item = self.lease.get(self.keys.lock()).await?;
             if let Some(released) = self.let_go(item).await? {
                 return Ok(released);
             }
@@ -264,7 +264,7 @@ impl<'a> Attempt<'a> {
     pub(crate) async fn let_go(&mut self, lock: Option<Item>) -> Result<Option<Released>> {
         let Some(item) = lock else { return Ok(Some(Released::Lost)) };
         let state = self.read(&item)?;
-        let lock = &self.keys.lock;
+        let lock = self.keys.lock();
         let (swapped, released) = if state.holder == *self.token {
             let swapped = match state.queue.split_first() {
                 None => self.lease.remove(lock, state.cas).await?,
@@ -297,7 +297,7 @@ impl<'a> Attempt<'a> {
     pub(crate) async fn take_back(&mut self, ends: u64) {
         let taken = async {
             let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);
-            self.lease.add(&self.keys.lock, &value, exptime).await
+            self.lease.add(self.keys.lock(), &value, exptime).await
         };
         match taken.await {
             Ok(true) => {}

@@ -6,27 +6,39 @@ use session_core::StorageKey;
 /// too long.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// The prefix and 64 hexadecimal digits.
-    pub(crate) data: String,
-    /// The same and `:lock`.
-    pub(crate) lock: String,
+    /// The key of the lock, which begins with that of the record.
+    text: String,
+    record: usize,
 }
+
+const LOCK: &str = ":lock";
 
 impl Keys {
     /// What both have beside the prefix, at most.
-    pub(crate) const LENGTH: usize = 64 + 5;
+    pub(crate) const LENGTH: usize = 64 + LOCK.len();
 
     pub(crate) fn new(prefix: &str, key: &StorageKey) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut data = String::with_capacity(prefix.len() + Self::LENGTH);
-        data.push_str(prefix);
+        let mut text = String::with_capacity(prefix.len() + Self::LENGTH);
+        text.push_str(prefix);
         for byte in key.as_bytes() {
             for digit in [byte >> 4, byte & 15] {
-                data.push(char::from(DIGITS[usize::from(digit)]));
+                text.push(char::from(DIGITS[usize::from(digit)]));
             }
         }
-        let lock = format!("{data}:lock");
-        Self { data, lock }
+        let record = text.len();
+        text.push_str(LOCK);
+        Self { text, record }
+    }
+
+    /// The prefix and 64 hexadecimal digits.
+    pub(crate) fn data(&self) -> &str {
+        &self.text[..self.record]
+    }
+
+    /// The same and `:lock`.
+    pub(crate) fn lock(&self) -> &str {
+        &self.text
     }
 }
 
@@ -39,8 +51,8 @@ mod tests {
     fn keys_are_the_hexadecimal_key_and_short_enough() {
         let key = StorageKey::from_bytes(std::array::from_fn(|n| u8::try_from(n * 7).unwrap()));
         let keys = Keys::new("a:", &key);
-        assert_eq!(keys.data, format!("a:{key}"));
-        assert_eq!(keys.lock, format!("a:{key}:lock"));
-        assert!(Keys::new(&"p".repeat(MAX_PREFIX), &key).lock.len() <= 250);
+        assert_eq!(keys.data(), format!("a:{key}"));
+        assert_eq!(keys.lock(), format!("a:{key}:lock"));
+        assert!(Keys::new(&"p".repeat(MAX_PREFIX), &key).lock().len() <= 250);
     }
 }

@@ -9,7 +9,10 @@ use crate::{
     fault::Fault,
     item::{Item, Swapped},
 };
-use std::io;
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The longest line that a server has reason to send.
@@ -52,66 +55,66 @@ pub(crate) async fn introduce(wire: &mut Wire) -> Result<Introduction, Fault> {
 }
 
 /// Commands that leave together; their replies are read in the same order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Request(Vec<u8>);
+
+impl Default for Request {
+    fn default() -> Self {
+        Self(Vec::with_capacity(512)) // three commands, without what they write
+    }
+}
 
 impl Request {
     /// Answered by [`item`].
-    pub(crate) fn get(mut self, key: &str, opaque: u64) -> Self {
-        self.push(&format!("mg {key} v c t O{opaque}\r\n"));
-        self
+    pub(crate) fn get(self, key: &str, opaque: u64) -> Self {
+        self.line(format_args!("mg {key} v c t O{opaque}"))
     }
 
     /// Answered by [`exists`].
-    pub(crate) fn probe(mut self, key: &str, opaque: u64) -> Self {
-        self.push(&format!("mg {key} O{opaque}\r\n"));
-        self
+    pub(crate) fn probe(self, key: &str, opaque: u64) -> Self {
+        self.line(format_args!("mg {key} O{opaque}"))
     }
 
     /// Answered by [`added`].
-    pub(crate) fn add(mut self, key: &str, value: &[u8], exptime: u32) -> Self {
-        self.push(&format!("add {key} 0 {exptime} {}\r\n", value.len()));
-        self.block(value)
+    pub(crate) fn add(self, key: &str, value: &[u8], exptime: u32) -> Self {
+        self.line(format_args!("add {key} 0 {exptime} {}", value.len())).block(value)
     }
 
     /// Answered by [`swapped`].
-    pub(crate) fn swap(mut self, key: &str, value: &[u8], exptime: u32, cas: u64) -> Self {
-        self.push(&format!("cas {key} 0 {exptime} {} {cas}\r\n", value.len()));
-        self.block(value)
+    pub(crate) fn swap(self, key: &str, value: &[u8], exptime: u32, cas: u64) -> Self {
+        self.line(format_args!("cas {key} 0 {exptime} {} {cas}", value.len())).block(value)
     }
 
     /// Answered by [`changed`].
-    pub(crate) fn remove(mut self, key: &str, cas: u64, opaque: u64) -> Self {
-        self.push(&format!("md {key} C{cas} O{opaque}\r\n"));
-        self
+    pub(crate) fn remove(self, key: &str, cas: u64, opaque: u64) -> Self {
+        self.line(format_args!("md {key} C{cas} O{opaque}"))
     }
 
     /// Gives the item a new number, if there is one, and changes nothing else: appends nothing. Answered by
     /// [`added`].
-    pub(crate) fn renumber(mut self, key: &str) -> Self {
-        self.push(&format!("append {key} 0 0 0\r\n\r\n"));
-        self
+    pub(crate) fn renumber(self, key: &str) -> Self {
+        self.line(format_args!("append {key} 0 0 0")).block(b"")
     }
 
     /// Moves the expiry of the item with this number, which gets a new number. ("Marks it stale", which means
     /// nothing here: of the commands that move an expiry without the value, it alone compares.) Answered by
     /// [`changed`].
-    pub(crate) fn touch(mut self, key: &str, exptime: u32, cas: u64, opaque: u64) -> Self {
-        self.push(&format!("md {key} I C{cas} T{exptime} O{opaque}\r\n"));
-        self
+    pub(crate) fn touch(self, key: &str, exptime: u32, cas: u64, opaque: u64) -> Self {
+        self.line(format_args!("md {key} I C{cas} T{exptime} O{opaque}"))
     }
 
     pub(crate) async fn send(&self, wire: &mut Wire) -> Result<(), Fault> {
         send(wire, &self.0).await
     }
 
-    fn push(&mut self, line: &str) {
-        self.0.extend_from_slice(line.as_bytes());
+    fn line(mut self, line: fmt::Arguments<'_>) -> Self {
+        let Ok(()) = self.0.write_fmt(line) else { return self }; // a vector takes everything
+        self.block(b"")
     }
 
     fn block(mut self, value: &[u8]) -> Self {
         self.0.extend_from_slice(value);
-        self.push("\r\n");
+        self.0.extend_from_slice(b"\r\n");
         self
     }
 }
@@ -200,7 +203,7 @@ pub(crate) async fn added(wire: &mut Wire) -> Result<bool, Fault> {
 
 /// Whether this is the reply of `mg` for what is not there. Not every such reply repeats the flags.
 fn is_miss(line: &[u8], opaque: u64) -> bool {
-    line == b"EN" || code(line, opaque) == Some("EN")
+    line.starts_with(b"EN") && (line == b"EN" || code(line, opaque) == Some("EN"))
 }
 
 /// The code of a reply without a value, if it answers this request.

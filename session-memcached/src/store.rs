@@ -168,7 +168,7 @@ impl Inner {
         keys: &Keys,
         operation: &'static str,
     ) -> Result<Option<Found>> {
-        let item = lease.get(&keys.data).await?;
+        let item = lease.get(keys.data()).await?;
         item.map(|item| self.read(lease, key, &item, operation)).transpose()
     }
 
@@ -195,7 +195,7 @@ impl Inner {
                     Some(found) => found.cas,
                 },
             };
-            match lease.swap(&keys.data, &value, exptime, cas).await? {
+            match lease.swap(keys.data(), &value, exptime, cas).await? {
                 Swapped::Done => {
                     self.versions.forget(key, expected.to_bytes());
                     return Ok(Replaced::Done(new.version));
@@ -219,7 +219,7 @@ impl Inner {
             let Some(found) = self.look(lease, key, &keys, operation).await? else {
                 return Ok(Deleted::Missing);
             };
-            match lease.remove(&keys.data, found.cas).await? {
+            match lease.remove(keys.data(), found.cas).await? {
                 Swapped::Done => return Ok(Deleted::Removed(found.stored)),
                 Swapped::Missing => return Ok(Deleted::Missing),
                 Swapped::Changed => {}
@@ -265,7 +265,7 @@ impl SessionStore for MemcachedStore {
         let new = self.0.new_record(put, "insert")?;
         let mut lease = self.0.lease(key, "insert").await?;
         let (value, exptime) = encode(&lease, key, &new)?;
-        let added = lease.add(&self.0.keys(key).data, &value, exptime).await?;
+        let added = lease.add(self.0.keys(key).data(), &value, exptime).await?;
         Ok(if added { Inserted::Created(new.version) } else { Inserted::Exists })
     }
 
@@ -286,7 +286,7 @@ impl SessionStore for MemcachedStore {
         let mut number = lease.number(self.0.versions.get(key, stamp)).filter(|_| meta);
         loop {
             let touched = if let Some(cas) = number.take() {
-                lease.touch(&keys.data, (None, exptime, cas), &keys.lock).await?
+                lease.touch(keys.data(), (None, exptime, cas), keys.lock()).await?
             } else {
                 let found = match self.0.look(&mut lease, key, &keys, "touch").await? {
                     None => return Ok(Touched::Missing),
@@ -296,7 +296,7 @@ impl SessionStore for MemcachedStore {
                 let value = (!meta).then(|| {
                     layout::encode(Kind::Record, key, &stamp, clock.end_of(ttl), &found.stored.data)
                 });
-                lease.touch(&keys.data, (value.as_deref(), exptime, found.cas), &keys.lock).await?
+                lease.touch(keys.data(), (value.as_deref(), exptime, found.cas), keys.lock()).await?
             };
             match touched {
                 Swapped::Done => {

@@ -62,11 +62,11 @@ impl Attempt<'_> {
     }
 
     async fn try_once(&mut self, (value, exptime, cas): (&[u8], u32, u64), new: &New<'_>) -> Result<Tried> {
-        let write = (self.keys.data.as_str(), value, exptime, cas);
+        let write = (self.keys.data(), value, exptime, cas);
         let hint = self.inner.tokens.get(self.key, *self.token.as_bytes());
         let number = self.lease.number(hint).filter(|_| self.lease.facts().is_ok_and(|facts| facts.meta));
         let (Some(lock_cas), Some(hint)) = (number, hint) else {
-            let (written, lock) = self.lease.swap_and_get(write, &self.keys.lock).await?;
+            let (written, lock) = self.lease.swap_and_get(write, self.keys.lock()).await?;
             let Some(replaced) = replaced(written?, new) else { return Ok(Tried::Changed(None)) };
             // A lock that could not be read is one that may have changed.
             let let_go = match lock {
@@ -80,7 +80,7 @@ impl Attempt<'_> {
             }
             return Ok(Tried::Over(replaced));
         };
-        let (written, freed) = self.lease.swap_and_remove(write, (&self.keys.lock, lock_cas)).await?;
+        let (written, freed) = self.lease.swap_and_remove(write, (self.keys.lock(), lock_cas)).await?;
         self.inner.tokens.forget(self.key, *self.token.as_bytes());
         match written.map(|written| replaced(written, new)) {
             Ok(Some(replaced)) => {
@@ -107,13 +107,13 @@ impl Attempt<'_> {
             Some(ends) => {
                 let (value, exptime) = (self.value(self.token, ends, &[]), self.exptime(ends)?);
                 let asked =
-                    self.lease.ask(&self.keys.lock, &value, exptime, &self.keys.data, Look::Read).await;
+                    self.lease.ask(self.keys.lock(), &value, exptime, self.keys.data(), Look::Read).await;
                 // Whatever becomes of the lock: the write did not happen.
                 asked.map_err(|error| error.with_effect(Effect::None))?
             }
             None => {
-                let lock = self.lease.get(&self.keys.lock).await?;
-                let record = self.lease.get(&self.keys.data).await?.into();
+                let lock = self.lease.get(self.keys.lock()).await?;
+                let record = self.lease.get(self.keys.data()).await?.into();
                 Asked { added: false, lock, record }
             }
         };
