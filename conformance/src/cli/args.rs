@@ -147,7 +147,8 @@ pub(super) struct BenchArgs {
     pub(super) seconds: Duration,
 
     /// Instead: whether many sessions make each one slower, from 10,000 to as many as this (a million unless
-    /// told); what they weigh, and what sweeping costs. memcached forgets what does not fit: give it memory.
+    /// told), in turn with a second server that stays small, unless a URL names one; what they weigh, and what
+    /// sweeping costs. memcached forgets what does not fit: give it memory.
     #[arg(long, value_name = "SESSIONS", num_args = 0..=1, default_missing_value = "1000000",
         value_parser = clap::value_parser!(u64).range(10_000..=100_000_000),
         conflicts_with_all = ["operation", "tasks", "size", "compression", "contention"])]
