@@ -352,22 +352,28 @@ mod tests {
     use super::*;
     use crate::Instance;
     use session_core::MemoryStore;
+    use std::cell::RefCell;
 
-    struct Nobody;
+    /// What was heard, in order.
+    #[derive(Default)]
+    struct Heard(RefCell<Vec<String>>);
 
     #[async_trait(?Send)]
-    impl Watch for Nobody {
+    impl Watch for Heard {
         async fn weigh(&self) -> Result<Option<u64>> {
             Ok(None)
         }
 
         async fn settle(&self) -> Result<()> {
+            self.begins("settled");
             Ok(())
         }
 
         fn filled(&self, _: usize) {}
 
-        fn begins(&self, _: &str) {}
+        fn begins(&self, what: &str) {
+            self.0.borrow_mut().push(what.to_owned());
+        }
     }
 
     #[tokio::test]
@@ -376,10 +382,16 @@ mod tests {
         let scale = Scale { sessions: 12_000, time: Duration::from_millis(5), seed: 1 };
         let beside = Subject::new("memory", Instance::new(Arc::new(MemoryStore::default())));
         for beside in [None, Some(&beside)] {
-            let rows = scale.run(&subject, beside, &Nobody).await.expect("a memory store");
+            let heard = Heard::default();
+            let rows = scale.run(&subject, beside, &heard).await.expect("a memory store");
             let looks = rows.iter().filter(|row| !row.sweeping);
             let sizes: Vec<_> = looks.map(|row| (row.sessions, row.p99_by_small.is_some())).collect();
             assert_eq!(sizes, [[(10_000, false); 3], [(12_000, true); 3]].concat());
+            let heard = heard.0.into_inner();
+            let another = heard.iter().filter(|what| what.starts_with("filling another")).count();
+            assert_eq!(another, usize::from(beside.is_some()));
+            let looks = heard.windows(2).filter(|pair| pair[1].starts_with("measuring"));
+            assert!(looks.clone().all(|pair| pair[0] == "settled") && looks.count() == 2, "{heard:?}");
         }
     }
 }

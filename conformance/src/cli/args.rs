@@ -178,10 +178,13 @@ impl BenchArgs {
         chosen(&self.backend)
     }
 
-    /// Of these, what can be started once more, for a store that stays small.
+    /// Of these, what can be started once more, for a store that stays small: what is named with a URL, if
+    /// only once, has no second server like it.
     pub(super) fn beside(&self) -> Vec<(&'static Backend, Option<String>)> {
-        let again = self.backends().into_iter().filter(|(_, url)| self.scale.is_some() && url.is_none());
-        again.collect()
+        let mut again = self.backends();
+        let given: Vec<_> = again.iter().filter(|(_, url)| url.is_some()).map(|(of, _)| of.name).collect();
+        again.retain(|(backend, _)| self.scale.is_some() && !given.contains(&backend.name));
+        again
     }
 
     pub(super) fn workers(&self) -> usize {
